@@ -1,0 +1,32 @@
+"""What every config has, and how `:smoke` shrinks one."""
+
+from ml_collections import config_dict
+
+
+def config(variant: str, *, task: dict, model: dict, data: dict, optim: dict, train: dict) -> config_dict.ConfigDict:
+  """Five sections, locked; a value of None (a placeholder for the command line) means the factory's own default.
+
+  Args:
+    variant: what follows the colon of `--config file.py:variant`: nothing, or 'smoke'.
+    task: name and options of the task, and so on for the others.
+  """
+  if variant not in ('', 'smoke'):
+    raise ValueError(f"unknown variant {variant!r} of this config; there is ':smoke', or none")
+  placeholder = config_dict.placeholder
+  sections = {
+      'task': task,
+      'model': {'dtype': placeholder(str), **model},
+      'data': {'train_size': placeholder(int), 'val_size': placeholder(int), 'workers': placeholder(int), **data},
+      'optim': {'clip': placeholder(float), 'warmup': placeholder(str), 'weight_decay': placeholder(float),
+                'rules': (), **optim},
+      'train': {'seed': 0, 'accumulate': 1, 'ema_decay': placeholder(float), 'log_every': 20,
+                'checkpoint_every': placeholder(str), 'best': placeholder(str), 'best_mode': placeholder(str),
+                'patience': placeholder(int), 'min_delta': placeholder(float), **train},
+  }
+  if variant == 'smoke':
+    sections['data'].update(train_size=32, val_size=10, batch_size=8)
+    sections['train'].update(duration='4 steps', eval_every='4 steps', log_every=2)
+    sections['optim'].update(warmup='1 steps')
+  result = config_dict.ConfigDict(sections)
+  result.lock()
+  return result

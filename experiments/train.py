@@ -1,0 +1,37 @@
+"""Trains a config, or continues the run that --workdir holds.
+
+python experiments/train.py --config configs/digits_lenet.py --workdir runs/lenet [--config.optim.lr=0.01]
+"""
+
+import launch  # first: it sets the environment that jax reads
+
+from absl import flags
+import jax
+
+from vision_jax import build
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer('stop_after', None, 'Make at most this many steps now; the same command continues the run.')
+flags.DEFINE_string('coordinator', None, 'host:port of process 0, where several processes train together.')
+flags.DEFINE_integer('num_processes', None, 'How many processes train together.')
+flags.DEFINE_integer('process_id', None, 'Which of them this is.')
+
+
+def main() -> None:
+  if FLAGS.config is None:
+    raise ValueError('--config is missing; give one of configs/, such as --config configs/digits_lenet.py')
+  if FLAGS.coordinator:
+    jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+  primary = jax.process_index() == 0
+  config = launch.plain(FLAGS.config)
+  experiment = build.experiment(config)
+  folder = launch.claim_workdir(config, primary=primary)
+  state, metrics = experiment.fit(folder, stop_after=FLAGS.stop_after, started=launch.STARTED)
+  if primary:
+    steps, step = experiment.fit_options['steps'], int(state.step)
+    more = '' if metrics else ' (nothing was left to do)' if step == steps else ' (continue with the same command)'
+    print(f'step {step} of {steps}{more}; the run is in {folder}')
+
+
+if __name__ == '__main__':
+  launch.run(main)

@@ -1,0 +1,161 @@
+"""The programs as a user runs them: train, resume, evaluate, predict; and what they answer to mistakes."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.medium
+
+
+def program(name, *options, code=0, environment=None):
+  command = [sys.executable, str(ROOT / 'experiments' / f'{name}.py'), *map(str, options)]
+  result = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT,
+                          env={**os.environ, **(environment or {})}, check=False)
+  assert result.returncode == code, result.stdout + result.stderr
+  return result
+
+
+def complaint(result):
+  """The one line that a program ends with."""
+  lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
+  assert len(lines) == 1, result.stderr
+  assert 'Traceback' not in result.stderr
+  return lines[0]
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+  """Non-square pictures of several kinds."""
+  folder = tmp_path_factory.mktemp('photos')
+  rng = np.random.default_rng(0)
+  Image.fromarray(rng.integers(0, 256, (50, 90, 3), np.uint8)).save(folder / 'colour.jpg')
+  Image.fromarray(rng.integers(0, 256, (120, 70), np.uint8)).save(folder / 'grey.png')
+  return folder
+
+
+@pytest.fixture(scope='module', params=['digits_lenet', 'digits_scenes_yolo', 'digits_scenes_unet'])
+def trained(request, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('runs') / request.param
+  config = f'configs/{request.param}.py:smoke'
+  result = program('train', '--config', config, '--workdir', folder, '--config.optim.lr=0.001')
+  return request.param, folder, config, result
+
+
+def test_a_run_folder_says_how_it_was_made(trained):
+  _, folder, _, result = trained
+  config = json.loads((folder / 'config.json').read_text())
+  assert config['optim']['lr'] == 0.001
+  record = json.loads((folder / 'run.json').read_text())
+  assert record['seed'] == 0
+  assert {'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'python', 'vision_jax'} == set(record['versions'])
+  assert 'step 4/4' in result.stdout
+  assert result.stdout.rstrip().endswith(str(folder))
+
+
+def test_evaluate_prints_and_writes_what_training_reported(trained):
+  _, folder, _, _ = trained
+  result = program('evaluate', '--workdir', folder)
+  written = json.loads((folder / 'evaluation_4.json').read_text())
+  logged = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+  last = next(record for record in reversed(logged) if 'val/loss' in record)
+  assert written['loss'] == pytest.approx(last['val/loss'], rel=1e-6)
+  assert 'loss' in result.stdout
+
+
+def test_predict_writes_json_and_pictures_at_original_size(trained, photos, tmp_path):
+  name, folder, _, _ = trained
+  program('predict', '--workdir', folder, '--input', photos, '--output', tmp_path, '--threshold', 0.0)
+  pictures = sorted(tmp_path.glob('*.png'))
+  sizes = {path.name: Image.open(path).size for path in pictures}
+  if name == 'digits_lenet':
+    record = json.loads((tmp_path / 'predictions.json').read_text())
+    assert [len(image['top']) for image in record['images']] == [5, 5]
+  else:
+    assert sizes['0000_colour.png'] == (90, 50)
+    assert sizes['0001_grey.png'] == (70, 120)
+  if name == 'digits_scenes_yolo':
+    record = json.loads((tmp_path / 'predictions.json').read_text())
+    assert record['bbox_format'] == 'xywh'
+    assert [image['file_name'] for image in record['images']] == ['colour.jpg', 'grey.png']
+    for found in record['annotations']:
+      x, y, w, h = found['bbox']
+      image = record['images'][found['image_id']]
+      assert 0 <= x <= x + w <= image['width'] + 0.01
+      assert 0 <= y <= y + h <= image['height'] + 0.01
+      assert found['label'] == str(found['category_id'])
+  if name == 'digits_scenes_unet':
+    palette = Image.open(tmp_path / '0000_colour_classes.png')
+    assert palette.mode == 'P'
+    assert palette.size == (90, 50)
+
+
+def test_train_again_says_that_nothing_is_left(trained):
+  _, folder, config, _ = trained
+  result = program('train', '--config', config, '--workdir', folder, '--config.optim.lr=0.001')
+  assert 'nothing was left to do' in result.stdout
+
+
+def test_a_workdir_of_another_configs_run_is_refused_with_the_difference(trained):
+  _, folder, config, _ = trained
+  result = program('train', '--config', config, '--workdir', folder, '--config.optim.lr=0.5', code=2)
+  difference = 'holds the run of another config (optim.lr: 0.001 there, 0.5 now); choose another --workdir'
+  assert difference in complaint(result)
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_names(trained, tmp_path):
+  name, folder, _, _ = trained
+  if name != 'digits_lenet':
+    pytest.skip('one model is enough')
+  copy = tmp_path / 'copy'
+  shutil.copytree(folder, copy)
+  config = json.loads((copy / 'config.json').read_text())
+  config['model'] = {'name': 'resnet18', 'stem': 'small', 'width': 8}
+  (copy / 'config.json').write_text(json.dumps(config))
+  line = complaint(program('evaluate', '--workdir', copy, code=2))
+  assert 'missing: ' in line
+  assert 'unexpected: ' in line
+
+
+def test_a_corrupt_image_is_named(trained, tmp_path):
+  name, folder, _, _ = trained
+  if name != 'digits_lenet':
+    pytest.skip('one task is enough')
+  (tmp_path / 'broken.jpg').write_bytes(b'\xff\xd8\xff\xe0 this is no image')
+  line = complaint(program('predict', '--workdir', folder, '--input', tmp_path, code=2))
+  assert 'broken.jpg' in line
+
+
+@pytest.mark.parametrize(('options', 'message'), [
+    (['--config', 'configs/digits_lenet.py', '--config.optim.lrr=1'], 'lrr'),
+    (['--config', 'configs/digits_lenet.py', '--config.optim.lr=high'], 'lr'),
+    (['--config', 'configs/nothing.py'], 'nothing.py'),
+    (['--config', 'configs/digits_lenet.py:tiny'], "unknown variant 'tiny'"),
+    (['--confg', 'configs/digits_lenet.py'], 'confg'),
+    (['--workdir', 'somewhere'], '--config is missing'),
+    (['--config', 'configs/digits_lenet.py:smoke'], '--workdir is missing'),
+])
+def test_a_mistake_on_the_command_line_is_answered_in_one_line(options, message):
+  result = program('train', *options, code=2)
+  assert message in complaint(result)
+
+
+def test_help_names_the_flags():
+  result = program('predict', '--help', code=1)  # absl exits with 1 after its help
+  assert '--input' in result.stdout
+  assert 'may be given several times' in result.stdout
+
+
+def test_several_cpu_devices_train_without_a_word_about_the_environment(tmp_path):
+  environment = {'XLA_FLAGS': '--xla_force_host_platform_device_count=4', 'JAX_PLATFORMS': 'cpu'}
+  environment['NPROC'] = ''
+  result = program('train', '--config', 'configs/digits_lenet.py:smoke', '--workdir', tmp_path / 'run',
+                   environment=environment)
+  assert 'step 4/4' in result.stdout

@@ -1,0 +1,155 @@
+"""The table of models: every one of them counted, created by name, pure and exact about its precision."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models import drawn
+from vision_jax import models
+from vision_jax.models.classification.lenet import SparseConv
+from vision_jax.models.classification.resnet import ResNet
+from vision_jax.models.layers import Conv, ConvTranspose
+from vision_jax.models.segmentation.unet import UNet
+
+# Parameters, exact, with the options and channels in of the published count where there is one.
+COUNTS = {
+    'lenet5': ({}, 3, 61_706),
+    'lenet5_original': ({}, 3, 60_000),
+    'resnet18': ({}, 3, 11_689_512),
+    'resnet34': ({}, 3, 21_797_672),
+    'resnet50': ({}, 3, 25_557_032),
+    'resnet101': ({}, 3, 44_549_160),
+    'resnet152': ({}, 3, 60_192_808),
+    'yolov3_small': ({'num_classes': 10}, 3, 526_666),
+    'unet': ({}, 1, 31_030_658),
+    'unet_small': ({'num_classes': 11}, 3, 485_243),
+}
+# Small members of every family, with an input that is not square where it need not be.
+SMALL = {
+    'lenet5': (models.MODELS['lenet5'], (32, 32)),
+    'lenet5_original': (models.MODELS['lenet5_original'], (32, 32)),
+    'resnet basic': (functools.partial(ResNet, 'basic', (1, 1), width=8, stem='small', num_classes=5), (8, 12)),
+    'resnet bottleneck': (functools.partial(ResNet, 'bottleneck', (1, 1), width=8, num_classes=5), (16, 24)),
+    'yolov3': (functools.partial(models.MODELS['yolov3_small'], width=4, num_classes=2), (32, 48)),
+    'unet': (functools.partial(UNet, width=4, depth=1, norm='batch'), (16, 24)),
+    'unet strided': (functools.partial(UNet, width=4, depth=1, norm='batch', stem_stride=2), (16, 24)),
+}
+NORMED = ('resnet basic', 'yolov3', 'unet strided')
+
+
+def count(tree) -> int:
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+@functools.cache
+def small(name: str):
+  """A model of `SMALL`, drawn variables and an input."""
+  make, size = SMALL[name]
+  x = np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32)
+  return make(), drawn.variables(make(), x), x
+
+
+@pytest.mark.parametrize('name', models.names())
+def test_every_model_has_exactly_the_parameters_of_its_row(name):
+  assert name in COUNTS, f'{name} has no row in COUNTS: add its exact number of parameters'
+  options, channels, parameters = COUNTS[name]
+  variables = drawn.shapes(models.create(name, **options), 1, 32, 32, channels)[1]
+  assert count(variables['params']) == parameters
+
+
+def test_no_row_outlives_its_model():
+  assert set(COUNTS) == set(models.names())
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_bfloat16_keeps_float32_parameters_statistics_and_results(name):
+  make, size = SMALL[name]
+  layers = (Conv, ConvTranspose, SparseConv, nn.Dense, nn.BatchNorm)
+
+  def run(key, x):
+    return make(dtype='bfloat16').init_with_output(
+        key, x, train=True, capture_intermediates=lambda module, method: isinstance(module, layers))
+
+  results, variables = jax.eval_shape(run, jax.random.key(0), jnp.zeros((2, *size, 3)))
+  between = variables.pop('intermediates')
+  assert {leaf.dtype for leaf in jax.tree.leaves((results, variables))} == {jnp.dtype('float32')}
+  # What the network computes in between has the compute dtype.
+  assert len(jax.tree.leaves(between)) >= 4
+  assert {leaf.dtype for leaf in jax.tree.leaves(between)} == {jnp.dtype('bfloat16')}
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize('name', ['lenet5', 'resnet basic', 'unet strided'])
+def test_bfloat16_results_are_near_float32_ones(name):
+  model, variables, x = small(name)
+  truth = jax.jit(model.apply)(variables, x)
+  found = jax.jit(SMALL[name][0](dtype='bfloat16').apply)(variables, x)
+  # About ten layers, each rounding to 8 bits (0.4 %), relative to the largest result.
+  assert 0 < float(jnp.abs(found - truth).max()) < 0.05 * float(jnp.abs(truth).max())
+
+
+@pytest.mark.parametrize('name', NORMED)
+def test_frozen_norm_changes_no_statistics_and_ignores_train(name):
+  model, variables, x = small(name)
+  frozen = SMALL[name][0](norm='frozen')
+  run = jax.jit(lambda v, x, train: frozen.apply(v, x, train=train, mutable=['batch_stats']), static_argnums=2)
+  _, state = run(variables, x, True)
+  jax.tree.map(np.testing.assert_array_equal, state.get('batch_stats', variables['batch_stats']),
+               variables['batch_stats'])
+  # What it computes is the very program of `batch` in test mode.
+  assert str(jax.make_jaxpr(lambda v, x: frozen.apply(v, x, train=True))(variables, x)) == str(
+      jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, x))
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize('name', ['lenet5_original', *NORMED])
+def test_every_parameter_has_a_finite_gradient_in_training(name):
+  model, variables, x = small(name)
+  stats = variables.get('batch_stats', {})
+
+  def loss(params):
+    results, state = model.apply({'params': params, 'batch_stats': stats}, x, train=True, mutable=['batch_stats'])
+    return sum((leaf ** 2).sum() for leaf in jax.tree.leaves(results)), state
+
+  gradients, state = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
+  assert all(np.isfinite(g).all() and np.any(g) for g in map(np.asarray, jax.tree.leaves(gradients)))
+  changed = jax.tree.map(lambda a, b: bool((np.asarray(a) != b).any()), state.get('batch_stats', {}), stats)
+  assert all(jax.tree.leaves(changed))
+
+
+@pytest.mark.parametrize('norm', ['group', 'layer', 'none', 'sync'])
+def test_every_norm_fits_every_model_that_has_the_option(norm):
+  for name in NORMED:
+    make, size = SMALL[name]
+    variables = drawn.shapes(make(norm=norm), 1, *size, 3)[1]
+    assert ('batch_stats' in variables) == (norm == 'sync')
+
+
+def test_models_are_hashable_and_equal_by_their_options():
+  for name in models.names():
+    assert hash(models.create(name)) == hash(models.create(name)) and models.create(name) == models.create(name)
+  assert models.create('resnet18', num_classes=3) != models.create('resnet18')
+
+
+def test_an_unknown_model_or_option_is_answered_with_what_is_close():
+  with pytest.raises(ValueError, match=r"unknown model 'resnet_18'; did you mean resnet18"):
+    models.create('resnet_18')
+  with pytest.raises(ValueError, match=r"model \(resnet18\) has no option 'num_clases'; did you mean num_classes\?"):
+    models.create('resnet18', num_clases=10)
+  with pytest.raises(ValueError, match=r"model \(yolov3_small\) has no option 'anchor'; did you mean anchors\?"):
+    models.create('yolov3_small', anchor=())
+
+
+def test_options_are_what_create_accepts_and_not_what_makes_a_row():
+  assert models.options('resnet50') == ('num_classes', 'stem', 'width', 'norm', 'zero_init_last', 'dtype')
+  assert models.options('yolov3_small')[:3] == ('num_classes', 'anchors', 'strides')
+  assert models.options('unet_small') == models.options('unet')
+  with pytest.raises(ValueError, match="has no option 'block'"):
+    models.create('resnet50', block='basic')

@@ -1,0 +1,80 @@
+"""YOLOv3: a head that any backbone can have, its outputs and what it refuses."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models import drawn
+from vision_jax import models
+from vision_jax.models.detection import yolov3
+
+
+def count(tree) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize('strides', [(8, 16), (4, 8), (4, 8, 16), (8, 16, 32), (8,)])
+def test_outputs_have_the_size_of_their_stride_and_the_number_of_their_anchors(strides):
+  anchors = tuple(((10.0, 12.0),) * (i + 1) for i in range(len(strides)))
+  model = models.create('yolov3_small', num_classes=7, strides=strides, anchors=anchors, width=8)
+  maps = drawn.shapes(model, 2, 64, 96, 3)[0]
+  assert [m.shape for m in maps] == [(2, 64 // s, 96 // s, i + 1, 12) for i, s in enumerate(strides)]
+  assert {m.dtype for m in maps} == {jnp.dtype('float32')}
+  assert model.anchors == anchors and model.strides == strides
+
+
+def test_the_paper_s_detector_has_the_parameters_of_yolov3_weights():
+  # 61,949,149 trainable and 52,608 statistics with 80 classes: darknet's yolov3.cfg.
+  backbone = yolov3.Darknet(stem=32, stages=((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)))
+  model = yolov3.YOLOv3(backbone, 80, (((1.0, 1.0),) * 3,) * 3, (8, 16, 32), (128, 256, 512))
+  maps, variables = drawn.shapes(model, 1, 416, 416, 3)
+  assert count(variables['params']) == 61_949_149 and count(variables['batch_stats']) == 52_608
+  assert [m.shape[1:] for m in maps] == [(52, 52, 3, 85), (26, 26, 3, 85), (13, 13, 3, 85)]
+
+
+@pytest.mark.parametrize(('prior', 'logit'), [(0.01, np.log(0.01 / 0.99)), (None, 0.0)])
+def test_the_untrained_head_predicts_the_prior_objectness_everywhere(prior, logit):
+  head = yolov3.YOLOv3Head(num_classes=3, num_anchors=(2,), channels=(4,), depth=0, objectness_prior=prior)
+  x = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
+  level = np.asarray(jax.jit(head.init_with_output)(jax.random.key(0), (x,))[0][0])
+  # Eight inputs of about 1 and weights of 0.01 leave a logit within about 0.1 of its bias.
+  np.testing.assert_allclose(level[..., 4], logit, atol=0.2)
+  np.testing.assert_allclose(np.delete(level, 4, -1), 0, atol=0.2)
+
+
+def test_fine_levels_see_coarse_maps_and_not_the_other_way_round():
+  head = yolov3.YOLOv3Head(num_classes=2, num_anchors=(1, 1), channels=(4, 8), depth=1, norm='none')
+  rng = np.random.default_rng(0)
+  maps = tuple(rng.standard_normal(size).astype(np.float32) for size in [(1, 4, 6, 5), (1, 2, 3, 7)])
+  variables = drawn.variables(head, maps)
+  apply = jax.jit(head.apply)
+  fine, coarse = apply(variables, maps)
+  changed_fine = apply(variables, (maps[0] + 1, maps[1]))
+  changed_coarse = apply(variables, (maps[0], maps[1] + 1))
+  assert not np.array_equal(changed_fine[0], fine) and np.array_equal(changed_fine[1], coarse)
+  assert not np.array_equal(changed_coarse[0], fine) and not np.array_equal(changed_coarse[1], coarse)
+
+
+def test_predictions_change_where_the_image_does():
+  model = models.create('yolov3_small', num_classes=2, width=8, norm='none')
+  x = np.zeros((1, 96, 128, 3), np.float32)
+  variables, apply = drawn.variables(model, x), jax.jit(model.apply)
+  before = apply(variables, x)
+  x[0, 16:24, 96:104] = 5
+  difference = np.abs(apply(variables, x)[0] - before[0]).sum((0, 3, 4))
+  row, column = np.unravel_index(np.argmax(difference), (12, 16))
+  assert abs(row - 2) <= 1 and abs(column - 12) <= 1
+
+
+@pytest.mark.parametrize(('options', 'size', 'message'), [
+    ({}, (100, 128), 'multiples of 16, not 100 x 128; the nearest is 96 x 128'),
+    ({'strides': (8, 16, 32)}, (96, 128), '2 levels of anchors, 3 strides'),
+    ({'strides': (16, 8)}, (96, 128), 'each be twice the one before'),
+    ({'strides': (4, 16)}, (96, 128), 'each be twice the one before'),
+    ({'strides': (64, 128)}, (96, 128), 'among the backbone')])
+def test_what_does_not_fit_is_answered_in_one_line(options, size, message):
+  with pytest.raises(ValueError, match=message):
+    drawn.shapes(models.create('yolov3_small', **options), 1, *size, 3)

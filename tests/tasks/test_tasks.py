@@ -1,0 +1,120 @@
+"""What every task keeps: float32 where it counts, padding without effect, predictions of static shape."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vision_jax import build, models, tasks
+from vision_jax.conventions import ClassMap
+from vision_jax.train import step as step_lib
+from vision_jax.train.state import create_state, to_host
+
+CLASSES = ClassMap(('a', 'b', 'c'))
+B, N, H, W = 4, 5, 32, 48
+
+
+def batch_for(kind, seed=0):
+  rng = np.random.default_rng(seed)
+  batch = {'image': rng.normal(size=(B, H, W, 3)).astype(np.float32), 'valid': np.array([True, True, False, True]),
+           'image_size': np.tile(np.array([H, W], np.int32), (B, 1)), 'index': np.arange(B, dtype=np.int32),
+           'position': np.arange(B, dtype=np.int32)}
+  corner = rng.uniform(0, [W - 16, H - 16], (B, N, 2))
+  targets = {
+      'classification': {'label': rng.integers(0, 3, B).astype(np.int32)},
+      'detection': {'boxes': np.concatenate([corner, corner + rng.uniform(6, 14, (B, N, 2))], -1).astype(np.float32),
+                    'labels': rng.integers(0, 3, (B, N)).astype(np.int32),
+                    'boxes_valid': np.arange(N) < np.array([3, 0, 5, 1])[:, None]},
+      'segmentation': {'segmentation': rng.integers(0, 3, (B, H, W)).astype(np.int32),
+                       'pixels_valid': rng.random((B, H, W)) < 0.8},
+  }
+  return {**batch, **targets[kind]}
+
+
+def spoiled(batch, kind):
+  """The same batch with other values wherever nothing is real."""
+  batch = {name: value.copy() for name, value in batch.items()}
+  if kind == 'classification':
+    batch['label'][~batch['valid']] = 10**9
+  if kind == 'detection':
+    unreal = ~batch['boxes_valid'] | ~batch['valid'][:, None]
+    batch['boxes'][unreal] = np.nan
+    batch['boxes'][2, 0] = 1e9
+    batch['labels'][unreal] = -(10**9)
+  if kind == 'segmentation':
+    batch['segmentation'][~batch['pixels_valid'] | ~batch['valid'][:, None, None]] = 10**9
+  return batch
+
+
+MODELS = {'classification': ('classification', 'resnet18', {'stem': 'small', 'width': 4}),
+          'detection': ('yolov3', 'yolov3_small', {'width': 4}),
+          'segmentation': ('segmentation', 'unet_small', {'width': 4})}
+
+
+def make(kind, **options):
+  task, model, sizes = MODELS[kind]
+  return tasks.create(task, models.create(model, num_classes=3, **sizes, **options), CLASSES)
+
+
+def evaluate_loss(task, variables, batch):
+  params = variables['params']
+  state = {name: value for name, value in variables.items() if name != 'params'}
+
+  def objective(params):
+    terms, _, _ = task.loss(params, state, batch, jax.random.key(0), jnp.int32(0), False)
+    return sum(term.total / jnp.maximum(term.count, term.floor) for term in terms.values()), terms
+
+  return jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize('kind', MODELS)
+def test_what_stands_in_invalid_rows_slots_and_pixels_changes_neither_loss_nor_gradient(kind):
+  task, batch = make(kind), batch_for(kind)
+  variables = jax.jit(task.init)(jax.random.key(0), batch)
+  one, two = evaluate_loss(task, variables, batch), evaluate_loss(task, variables, spoiled(batch, kind))
+  chex.assert_tree_all_finite(one)
+  chex.assert_trees_all_equal(one, two)
+
+
+@pytest.mark.parametrize('kind', MODELS)
+def test_under_bfloat16_parameters_statistics_losses_and_predictions_stay_float32(kind):
+  task, batch = make(kind, dtype='bfloat16'), batch_for(kind)
+  variables = dict(jax.eval_shape(task.init, jax.random.key(0), batch))
+  params = variables.pop('params')
+  step = jnp.int32(0)
+  terms, scalars, state = jax.eval_shape(lambda *args: task.loss(*args, True), params, variables, batch,
+                                         jax.random.key(0), step)
+  predictions = jax.eval_shape(task.predict, {'params': params, **variables}, batch)
+  floats = [leaf for leaf in jax.tree.leaves((params, variables, terms, scalars, state, predictions))
+            if jnp.issubdtype(leaf.dtype, jnp.floating)]
+  assert {leaf.dtype for leaf in floats} == {jnp.dtype('float32')}
+
+
+@pytest.mark.parametrize('kind', MODELS)
+def test_under_bfloat16_the_products_are_computed_in_bfloat16(kind):
+  task, batch = make(kind, dtype='bfloat16'), batch_for(kind)
+  variables = jax.eval_shape(task.init, jax.random.key(0), batch)
+  jaxpr = str(jax.make_jaxpr(task.predict)(variables, batch))
+  products = [line for line in jaxpr.splitlines() if 'conv_general_dilated[' in line or 'dot_general[' in line]
+  assert products
+  assert sum('bf16' in line for line in products) > len(products) / 2, products
+
+
+@pytest.mark.slow
+def test_digits_in_bfloat16_reach_within_a_point_of_float32():
+  top1 = {}
+  for dtype in ('float32', 'bfloat16'):
+    experiment = build.experiment({
+        'task': {'name': 'classification'}, 'model': {'name': 'lenet5', 'dtype': dtype},
+        'data': {'name': 'digits', 'batch_size': 64, 'canvas': (32, 32)},
+        'optim': {'name': 'adamw', 'lr': 2e-3, 'warmup': '1 epochs'}, 'train': {'duration': '12 epochs'}})
+    loader = experiment.train_loader
+    state = step_lib.replicate(create_state(experiment.task, experiment.optimiser, loader.batch(0)))
+    step = step_lib.make_train_step(experiment.task, experiment.optimiser)
+    for i in range(experiment.fit_options['steps']):
+      state, _ = step(state, step_lib.shard_batch(loader.batch(i)))
+    top1[dtype] = experiment.evaluate(to_host(state))['top1']
+  assert top1['float32'] > 0.9
+  assert abs(top1['float32'] - top1['bfloat16']) <= 0.01

@@ -1,0 +1,90 @@
+"""What a user gets wrong in a config is answered in one line; what is right is put together."""
+
+import copy
+
+import jax
+import pytest
+
+from vision_jax import build
+from vision_jax.train.state import state_shapes
+
+CONFIG = {
+    'task': {'name': 'classification'},
+    'model': {'name': 'lenet5', 'dtype': None},
+    'data': {'name': 'digits', 'batch_size': 8, 'canvas': (32, 32), 'train_size': 64, 'val_size': 20},
+    'optim': {'name': 'sgd', 'lr': 0.1, 'warmup': '1 epochs', 'momentum': 0.9},
+    'train': {'duration': '3 epochs', 'eval_every': '1 epochs'},
+}
+
+
+def changed(path, value):
+  config = copy.deepcopy(CONFIG)
+  section, key = path.split('.')
+  config.setdefault(section, {})[key] = value
+  return config
+
+
+def test_durations_in_epochs_become_steps_of_this_data():
+  options = build.experiment(CONFIG).fit_options
+  assert options == {'steps': 24, 'eval_every': 8}
+
+
+def test_the_classes_of_the_data_size_the_model():
+  experiment = build.experiment(CONFIG)
+  shapes = state_shapes(experiment.task, experiment.optimiser, experiment.train_loader.batch(0))
+  assert [leaf.shape for leaf in jax.tree.leaves(shapes.params)][-1][-1] == 10
+  assert experiment.classes.names == tuple('0123456789')
+
+
+def test_a_config_from_json_is_the_same_as_one_with_tuples():
+  config = changed('optim.rules', [['kernel', {'decay': 0.5}]])
+  config['data']['canvas'] = [32, 32]
+  experiment = build.experiment(config)
+  assert hash(experiment.task)
+  assert experiment.train_loader.batch(0)['image'].shape == (8, 32, 32, 3)
+
+
+def test_a_task_is_hashable_and_equal_to_itself_made_again():
+  assert build.experiment(CONFIG).task == build.experiment(CONFIG).task
+
+
+@pytest.mark.parametrize(('path', 'value', 'message'), [
+    ('model.name', 'resnet19', "unknown model 'resnet19'; did you mean resnet18"),
+    ('task.name', 'clasification', "unknown task 'clasification'; did you mean classification"),
+    ('data.name', 'digit', "unknown data source 'digit'; did you mean digits"),
+    ('optim.name', 'sdg', "unknown optimiser 'sdg'; did you mean sgd"),
+    ('optim.schedule', 'cosinus', "unknown schedule 'cosinus'; did you mean cosine"),
+    ('data.resize', 'leterbox', "unknown resize policy 'leterbox'; did you mean letterbox"),
+    ('model.widht', 3, r"model \(lenet5\) has no option 'widht'.* known: .*dtype"),
+    ('task.smoothing', 0.1, r"config.task \(classification\) has no option 'smoothing'; did you mean label_smoothing"),
+    ('data.batchsize', 8, r"config.data \(digits\) has no option 'batchsize'; did you mean batch_size"),
+    ('optim.weigth_decay', 0.1, r"optim \(sgd\) has no option 'weigth_decay'; did you mean weight_decay"),
+    ('train.eval_evry', '1 epochs', "config.train has no option 'eval_evry'; did you mean eval_every"),
+    ('optimiser.lr', 0.1, "config has no option 'optimiser'; did you mean optim"),
+    ('train.duration', 100, "config.train.duration is 100; write it as '300 steps' or '12 epochs'"),
+    ('train.accumulate', 3, 'data.batch_size 8 is not divisible by 1 devices x 3 micro-batches; .* 9'),
+    ('data.batch_size', 65, 'the source has 64 items, too few for one training batch of 65'),
+    ('task.weights', {'loss_clas': 1.0}, None),
+    ('optim.rules', (('nothing', {'freeze': True}),), "optim.rules 'nothing' matches no parameter; there are "),
+    ('optim.warmup', '4 epochs', 'optim.warmup is 32 steps, which is longer than the run of 24 steps'),
+])
+def test_a_mistake_is_answered_in_one_line_that_names_what_is_known(path, value, message):
+  config = changed(path, value)
+  with pytest.raises(ValueError) as caught:
+    experiment = build.experiment(config)
+    jax.eval_shape(lambda: None)
+    weights = experiment.task.weights
+    from vision_jax.tasks import resolve_weights
+    resolve_weights(weights, ('loss_class',))
+  assert '\n' not in str(caught.value)
+  if message:
+    assert caught.match(message)
+  else:
+    assert caught.match('task.weights has no weight for loss_class; its keys are loss_clas')
+
+
+def test_data_without_the_tasks_targets_names_both():
+  config = changed('task.name', 'segmentation')
+  config['model'] = {'name': 'unet_small'}
+  with pytest.raises(ValueError, match='segmentation.*label'):
+    build.experiment(config)

@@ -1,0 +1,167 @@
+"""The one place that wires: plain dicts in; source -> classes -> model -> task -> optimiser out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+from vision_jax import data, models, tasks
+from vision_jax.conventions import ClassMap, check_options, find, option_names
+from vision_jax.data.loader import Loader
+from vision_jax.tasks.base import Task
+from vision_jax.train import evaluate as evaluate_lib
+from vision_jax.train import loop, optim
+from vision_jax.train import step as step_lib
+from vision_jax.train.checkpoint import Checkpoints
+from vision_jax.train.state import TrainState, state_shapes
+
+SECTIONS = ('task', 'model', 'data', 'optim', 'train')
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Everything that a config names, put together.
+
+  Args:
+    task: with its module inside.
+    classes: of the data.
+    optimiser: of the module's parameters.
+    schedule: step -> learning rate.
+    train_loader: shuffled, augmented batches.
+    val_loader: the validation images, each once.
+    loading: the keyword arguments of both loaders that the config decides.
+    fit_options: the keyword arguments of `train.loop.fit` that the config decides.
+  """
+
+  task: Task
+  classes: ClassMap
+  optimiser: optax.GradientTransformation
+  schedule: optax.Schedule
+  train_loader: Loader
+  val_loader: Loader
+  loading: Mapping[str, Any]
+  fit_options: Mapping[str, Any]
+
+  def fit(self, folder: Any, **options: Any) -> tuple[TrainState, dict[str, float]]:
+    """Trains in a run folder, or continues there; see `train.loop.fit`."""
+    return loop.fit(self.task, self.optimiser, self.train_loader, self.val_loader, folder, schedule=self.schedule,
+                    **self.fit_options, **options)
+
+  def restore(self, folder: Any, step: str = 'best') -> TrainState:
+    """The state of a run folder's checkpoint: 'best' (the last, where no metric is named), 'last' or a step."""
+    best = self.fit_options.get('best')
+    checkpoints = Checkpoints(f'{folder}/checkpoints', best=best, mode=self.fit_options.get('best_mode', 'max'),
+                              create=False)
+    if step not in ('best', 'last') and not str(step).isdigit():
+      raise ValueError(f"--step is {step!r}; it is 'best', 'last' or the number of a step")
+    number = checkpoints.best_step() if step == 'best' and best else None if step in ('best', 'last') else int(step)
+    shapes = state_shapes(self.task, self.optimiser, self.train_loader.batch(0), ema='ema_decay' in self.fit_options)
+    state, _ = checkpoints.restore(shapes, number)
+    checkpoints.close()
+    return state
+
+  def evaluate(self, state: TrainState) -> dict[str, float]:
+    """The task's metrics and loss terms over the validation images."""
+    eval_step = step_lib.make_eval_step(self.task)
+    return evaluate_lib.evaluate(self.task, eval_step, state.evaluation_variables(), self.val_loader)
+
+  def predict(self, state: TrainState, source: Any) -> Any:
+    """Yields (index, prediction in the image's own pixels) for each image of a source without targets."""
+    loader = Loader(source, fields=(), **self.loading)
+    eval_step = step_lib.make_eval_step(self.task)
+    return evaluate_lib.predictions(eval_step, state.evaluation_variables(), loader.eval_batches())
+
+
+def experiment(config: Mapping[str, Mapping[str, Any]]) -> Experiment:
+  """Puts a config together.
+
+  Args:
+    config: the five sections `task`, `model`, `data`, `optim`, `train`, each a dict whose other keys go to the factory
+      that its `name` picks. A value of None means the factory's own default.
+
+  Raises:
+    ValueError: an unknown name or option, a duration that cannot be read, data without the task's targets.
+  """
+  check_options('config', SECTIONS, config)
+  for section in SECTIONS:
+    if section not in config:
+      raise ValueError(f'config has no section {section!r}; it needs {", ".join(SECTIONS)}')
+  config = {section: _given(config[section]) for section in SECTIONS}
+  train_options = dict(config['train'])
+  seed = train_options.get('seed', 0)
+  accumulate = train_options.get('accumulate', 1)
+  train_source, val_source, loading = _sources(config['data'])
+  classes = train_source.classes
+  name, options = _named('model', config['model'])
+  module = models.create(name, num_classes=len(classes), **options)
+  name, options = _named('task', config['task'])
+  task = tasks.create(name, module, classes, **options)
+  step_lib.check_batch_size(loading['batch_size'], accumulate=accumulate)
+  shard = (jax.process_index(), jax.process_count())
+  train_loader = Loader(train_source, fields=task.fields, seed=seed, shard=shard, **loading)
+  val_loader = Loader(val_source, fields=task.fields, shard=shard, **loading)  # which augments nothing in evaluation
+  fit_options = _fit_options(train_options, train_loader.steps_per_epoch)
+  name, options = _named('optim', config['optim'])
+  schedule, options = _schedule(options, fit_options['steps'], train_loader.steps_per_epoch)
+  shapes = jax.eval_shape(lambda key, batch: task.init(key, batch)['params'], jax.random.key(0), train_loader.batch(0))
+  optimiser = optim.create(name, schedule, shapes, **options)
+  return Experiment(task, classes, optimiser, schedule, train_loader, val_loader, loading, fit_options)
+
+
+def _given(section: Any) -> Any:
+  """A section without what is None, its lists and dicts in tuples (as JSON has no tuples, and tasks are hashable)."""
+  if isinstance(section, Mapping):
+    return {key: _given(value) for key, value in section.items() if value is not None}
+  return tuple(_given(value) for value in section) if isinstance(section, Sequence) and not isinstance(
+      section, str) else section
+
+
+def _named(section: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+  """The name and the other options of a section."""
+  if 'name' not in options:
+    raise ValueError(f'config.{section} has no name; give config.{section}.name')
+  return options['name'], {key: value for key, value in options.items() if key != 'name'}
+
+
+def _sources(options: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+  """The training and validation sources, and what is left for the loader.
+
+  An option goes to whichever of the two has it (`canvas` to both, where a source draws its images itself).
+  """
+  name, options = _named('data', options)
+  sizes = {split: options.pop(f'{split}_size', None) for split in ('train', 'val')}
+  loader_options = tuple(o for o in option_names(Loader) if o not in ('source', 'fields', 'seed', 'shard'))
+  source_options = tuple(o for o in option_names(find(data.SOURCES, 'data source', name)) if o != 'size')
+  check_options(f'config.data ({name})', (*loader_options, *source_options, 'train_size', 'val_size'), options)
+  own = {key: value for key, value in options.items() if key in source_options}
+  train, val = (data.create(name, split, **own, **({} if size is None else {'size': size}))
+                for split, size in sizes.items())
+  return train, val, {key: value for key, value in options.items() if key in loader_options}
+
+
+def _fit_options(options: Mapping[str, Any], steps_per_epoch: int) -> dict[str, Any]:
+  """The section `train` as keyword arguments of `fit`, its durations in steps."""
+  known = [o for o in option_names(loop.fit) if o not in ('steps', 'schedule', 'stop_after', 'started')]
+  check_options('config.train', ('duration', *known), options)
+  if 'duration' not in options:
+    raise ValueError("config.train has no duration; write it as '300 steps' or '12 epochs'")
+  durations = {key: optim.parse_duration(options[key], steps_per_epoch=steps_per_epoch, where=f'config.train.{key}')
+               for key in ('duration', 'eval_every', 'checkpoint_every') if key in options}
+  steps = durations.pop('duration')
+  return {**{key: value for key, value in options.items() if key != 'duration'}, **durations, 'steps': steps}
+
+
+def _schedule(options: dict[str, Any], steps: int, steps_per_epoch: int) -> tuple[optax.Schedule, dict[str, Any]]:
+  """The schedule of the section `optim`, and what is left for the optimiser."""
+  if 'lr' not in options:
+    raise ValueError('config.optim has no lr; give config.optim.lr')
+  name = options.get('schedule', 'cosine')
+  warmup = optim.parse_duration(options.get('warmup', '0 steps'), steps_per_epoch=steps_per_epoch,
+                                where='config.optim.warmup')
+  own = {key: value for key, value in options.items() if key in optim.schedule_options(name)}
+  left = {key: value for key, value in options.items() if key not in (*own, 'lr', 'schedule', 'warmup')}
+  return optim.create_schedule(lr=options['lr'], steps=steps, schedule=name, warmup_steps=warmup, options=own), left

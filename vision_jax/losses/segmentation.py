@@ -1,0 +1,132 @@
+"""Semantic segmentation losses: pixel cross-entropy, soft Dice, and both together.
+
+Units: logits before any activation; void pixels are those where `valid` is False.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from vision_jax.conventions import Array, Term
+from vision_jax.losses.classification import softmax_cross_entropy
+from vision_jax.ops.arrays import at_least_float32, pick, safe_divide
+
+
+def pixel_cross_entropy(logits: Array, labels: Array, *, class_weights: Array | None = None,
+                        label_smoothing: float = 0.0, valid: Array | None = None) -> Array:
+  """Softmax cross-entropy of each pixel.
+
+  Args:
+    logits: [..., H, W, K].
+    labels: int [..., H, W], 0..K-1.
+    class_weights: [K], a factor for the pixels of each true class; 1 when left out.
+    label_smoothing: epsilon in 0..1, as in `softmax_cross_entropy`.
+    valid: bool [..., H, W], False for void pixels; all True when left out.
+
+  Returns:
+    float32 [..., H, W]; 0, without gradient, at void pixels, whatever they hold.
+
+  Raises:
+    ValueError: labels do not have the leading axes of logits, or the smoothing is out of range.
+
+  >>> losses = pixel_cross_entropy(jnp.zeros((1, 2, 2)), jnp.array([[0, 255]]), valid=jnp.array([[True, False]]))
+  >>> [f'{loss:.4f}' for loss in losses[0]]
+  ['0.6931', '0.0000']
+  """
+  labels = jnp.asarray(labels)
+  if valid is not None:
+    logits, labels = pick(valid, logits, 0), pick(valid, labels, 0)
+  loss = softmax_cross_entropy(logits, labels, label_smoothing=label_smoothing)
+  if class_weights is not None:
+    loss = loss * at_least_float32(class_weights)[labels]
+  return loss if valid is None else pick(valid, loss, 0)
+
+
+def soft_dice(probabilities: Array, targets: Array, *, smooth: float = 1.0, valid: Array | None = None) -> Array:
+  """The soft Dice coefficient of each class of each image: (2 sum p y + smooth) / (sum p + sum y + smooth).
+
+  A class absent from an image's truth is not special: its coefficient is smooth / (sum p + smooth), 1 where nothing is
+  predicted either. Whether it counts is the caller's decision (`segmentation_loss`: `dice_absent`).
+
+  Args:
+    probabilities: [..., H, W, K], 0..1.
+    targets: [..., H, W, K], 0..1 or bool: one-hot labels, or K masks that may overlap.
+    smooth: pixels added above and below; 0 gives the plain coefficient, 1 where both sums are 0.
+    valid: bool [..., H, W], False for void pixels, which count in no sum; all True when left out.
+
+  Returns:
+    float32 [..., K] in 0..1.
+
+  Raises:
+    ValueError: the shapes differ, or have fewer than three axes.
+
+  Reference: Milletari et al., V-Net, arXiv 1606.04797, section 3.
+  Differs from the paper: sums in the denominator, not sums of squares (of which V-Net has its name); `smooth` is added.
+
+  >>> probabilities = jnp.array([[[0.5, 0.5], [1.0, 0.0]]])
+  >>> soft_dice(probabilities, jnp.array([[[1, 0], [0, 1]]]), smooth=0.5).tolist()
+  [0.5, 0.25]
+  """
+  probabilities, targets = at_least_float32(probabilities), at_least_float32(targets)
+  if probabilities.shape != targets.shape or probabilities.ndim < 3:
+    raise ValueError(f'soft_dice: probabilities {list(probabilities.shape)} and targets {list(targets.shape)}; '
+                     'give two arrays [..., H, W, K]')
+  if valid is not None:
+    probabilities, targets = pick(valid, probabilities, 0), pick(valid, targets, 0)
+  both = jnp.sum(probabilities * targets, axis=(-3, -2))
+  either = jnp.sum(probabilities + targets, axis=(-3, -2))
+  # 1e-12: less than any pixel's share, yet its square, by which the gradient divides, is a normal float32.
+  nothing = either + smooth <= 1e-12
+  return jnp.where(nothing, 1, safe_divide(2 * both + smooth, either + smooth, floor=1e-12))
+
+
+def segmentation_loss(logits: Array, segmentation: Array, *, class_weights: Array | None = None,
+                      label_smoothing: float = 0.0, dice_smooth: float = 1.0, dice_absent: str = 'ignore',
+                      pixels_valid: Array | None = None, valid: Array | None = None) -> dict[str, Term]:
+  """Pixel cross-entropy and soft Dice loss of softmax probabilities.
+
+  Args:
+    logits: [B, H, W, K].
+    segmentation: int [B, H, W], 0..K-1, background included.
+    class_weights: [K], a factor for the pixels of each true class in the cross-entropy; 1 when left out. The divisor
+      stays the number of pixels.
+    label_smoothing: epsilon in 0..1, in the cross-entropy.
+    dice_smooth: pixels added above and below in the Dice coefficient.
+    dice_absent: what a class counts that is absent from an image's truth: 'ignore' leaves it out of that image's mean
+      (false positives cost in the other classes and in the cross-entropy), 'count' takes it in with
+      1 - smooth / (sum p + smooth), which is close to 1 already when a few pixels are wrong.
+    pixels_valid: bool [B, H, W], False for void pixels; all True when left out.
+    valid: bool [B], False for padding of the batch; all True when left out.
+
+  Returns:
+    `loss_pixel`: sum of the pixels' cross-entropy; count: valid pixels of valid images.
+    `loss_dice`: sum over images of 1 - mean Dice over classes; count: valid images with a valid pixel. Dice is a ratio
+    for each image, so images are what is averaged.
+
+  Raises:
+    ValueError: an unknown `dice_absent`, shapes that do not fit, or a smoothing out of range.
+
+  >>> terms = segmentation_loss(jnp.zeros((1, 2, 2, 2)), jnp.array([[[0, 1], [1, 1]]]), dice_smooth=0.0)
+  >>> {name: (round(float(term.total), 3), float(term.count)) for name, term in terms.items()}
+  {'loss_pixel': (2.773, 4.0), 'loss_dice': (0.533, 1.0)}
+  """
+  if dice_absent not in ('ignore', 'count'):
+    raise ValueError(f"segmentation_loss: dice_absent is {dice_absent!r}; give 'ignore' or 'count'")
+  segmentation = jnp.asarray(segmentation)
+  counted = jnp.ones(segmentation.shape, bool) if pixels_valid is None else jnp.asarray(pixels_valid)
+  if valid is not None:
+    counted = counted & jnp.asarray(valid)[:, None, None]
+  # Void pixels are emptied before the softmax: a NaN there would come back in the gradient.
+  logits, segmentation = pick(counted, at_least_float32(logits), 0), pick(counted, segmentation, 0)
+  pixels = pixel_cross_entropy(logits, segmentation, class_weights=class_weights, label_smoothing=label_smoothing,
+                               valid=counted)
+  truth = jax.nn.one_hot(segmentation, logits.shape[-1], dtype=logits.dtype)
+  dice = soft_dice(jax.nn.softmax(logits), truth, smooth=dice_smooth, valid=counted)
+  classes = jnp.any(pick(counted, truth, 0) > 0, axis=(1, 2)) if dice_absent == 'ignore' else jnp.ones(dice.shape, bool)
+  images = jnp.any(counted, axis=(1, 2))
+  mean = jnp.sum(jnp.where(classes, 1 - dice, 0), axis=-1) / jnp.maximum(jnp.sum(classes, axis=-1), 1)
+  return {
+      'loss_pixel': Term(jnp.sum(pixels), jnp.sum(counted, dtype=logits.dtype)),
+      'loss_dice': Term(jnp.sum(jnp.where(images, mean, 0)), jnp.sum(images, dtype=logits.dtype)),
+  }

@@ -1,0 +1,368 @@
+"""The layers that all models share: one convolution, one factory of normalisations, pools, upsampling, a block.
+
+Units: images and feature maps are `[B, H, W, C]`; padding, stride and dilation are in pixels and mean what torch means
+by them, an explicit number at each border. Kernels are HWIO, and those of transposed convolutions HWOI, so that one
+permutation (2, 3, 1, 0) carries both kinds over from torch. Parameters and statistics are float32 whatever the compute
+dtype. He initialisation throughout: Kaiming He et al., Delving Deep into Rectifiers, arXiv 1502.01852.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+Array = jax.Array
+Size = int | tuple[int, int]
+Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
+
+NORMS = ('batch', 'frozen', 'group', 'layer', 'none', 'sync')
+SYNC_AXIS = 'devices'
+
+he_fan_in = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
+he_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+# Uniform within 1 / sqrt(fan_in): what torch gives the kernel of a fully connected layer.
+linear_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
+
+def pair(value: Size) -> tuple[int, int]:
+  """`(h, w)` of an option that may be one number for both.
+
+  >>> pair(3), pair((1, 7))
+  ((3, 3), (1, 7))
+  """
+  return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def pad_pairs(padding: Padding) -> tuple[tuple[int, int], tuple[int, int]]:
+  """`((top, bottom), (left, right))` of a padding that may be one number, or one for each axis.
+
+  >>> pad_pairs(1), pad_pairs((0, 3)), pad_pairs(((0, 1), (0, 1)))
+  (((1, 1), (1, 1)), ((0, 0), (3, 3)), ((0, 1), (0, 1)))
+  """
+  return tuple(pair(side) for side in pair(padding))
+
+
+def convolve(x: Array, kernel: Array, *, stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
+             groups: int = 1) -> Array:
+  """The convolution of every model: torch's, on `[B, H, W, C]`.
+
+  A 1x1 convolution without padding is computed as a matrix product of the pixels that the stride keeps: on a CPU a
+  training step of ResNet-50 takes 1.3 s so and 2.0 s with XLA's convolution.
+
+  Args:
+    x: `[B, H, W, C]`.
+    kernel: `[kh, kw, C / groups, features]`, of x's dtype.
+    stride, dilation: pixels, one number or (h, w).
+    padding: zeros at each border, one number, (h, w) or ((top, bottom), (left, right)).
+    groups: into how many independent parts the channels fall.
+
+  Returns:
+    `[B, h, w, features]` with `h = floor((H + top + bottom - dilation * (kh - 1) - 1) / stride) + 1`.
+
+  >>> convolve(jnp.ones((1, 7, 9, 4)), jnp.ones((3, 3, 4, 8)), stride=2, padding=1).shape
+  (1, 4, 5, 8)
+  """
+  stride, pads = pair(stride), pad_pairs(padding)
+  if kernel.shape[:2] == (1, 1) and groups == 1 and pads == ((0, 0), (0, 0)):
+    x = x if stride == (1, 1) else x[:, ::stride[0], ::stride[1]]
+    return x @ kernel[0, 0]
+  return lax.conv_general_dilated(x, kernel, stride, pads, rhs_dilation=pair(dilation), feature_group_count=groups,
+                                  dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+class Conv(nn.Module):
+  """Convolution with explicit padding, the one that all models use.
+
+  Args:
+    features: channels that come out.
+    kernel_size, stride, padding, dilation, groups: as in `convolve`; padding is 0 unless given, as in torch.
+    use_bias: whether a bias is added.
+    dtype: the compute dtype; parameters stay float32.
+    kernel_init, bias_init: initialisers.
+
+  Returns:
+    `[B, h, w, features]` in `dtype`, from `[B, H, W, C]`. Parameters: `kernel` HWIO and `bias`.
+
+  Raises:
+    ValueError: the groups do not divide the channels.
+
+  >>> layer = Conv(8, 3, stride=2, padding=1)
+  >>> y, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), jnp.zeros((1, 6, 8, 4)))
+  >>> y.shape, variables['params']['kernel'].shape
+  ((1, 3, 4, 8), (3, 3, 4, 8))
+  """
+
+  features: int
+  kernel_size: Size = 3
+  stride: Size = 1
+  padding: Padding = 0
+  dilation: Size = 1
+  groups: int = 1
+  use_bias: bool = True
+  dtype: Any = jnp.float32
+  kernel_init: Callable = he_fan_in
+  bias_init: Callable = nn.initializers.zeros
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    channels = x.shape[-1]
+    if channels % self.groups or self.features % self.groups:
+      raise ValueError(f'Conv {self.name}: {self.groups} groups must divide {channels} channels in and '
+                       f'{self.features} out')
+    shape = (*pair(self.kernel_size), channels // self.groups, self.features)
+    kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
+    x = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride, padding=self.padding,
+                 dilation=self.dilation, groups=self.groups)
+    if self.use_bias:
+      x = x + self.param('bias', self.bias_init, (self.features,), jnp.float32).astype(self.dtype)
+    return x
+
+
+class ConvTranspose(nn.Module):
+  """Transposed convolution, equal to torch's: the gradient of a convolution with respect to its input.
+
+  Where kernel and stride are equal (U-Net's 2x2 up-convolution) no two kernels overlap, and it is a matrix product.
+
+  Args:
+    features: channels that come out.
+    kernel_size, stride: pixels, one number or (h, w).
+    padding: what the convolution it is the gradient of would pad, so it takes away from the output.
+    output_padding: rows and columns added at the bottom and right.
+    use_bias, dtype, bias_init: as in `Conv`.
+    kernel_init: an initialiser; when left out N(0, sqrt(2 / N)), N = how many inputs reach one output.
+
+  Returns:
+    `[B, h, w, features]`, `h = (H - 1) * stride - 2 * padding + kernel_size + output_padding`. The `kernel` is HWOI.
+
+  >>> layer = ConvTranspose(8, 4, stride=2, padding=1)
+  >>> jax.eval_shape(layer.init_with_output, jax.random.key(0), jnp.zeros((1, 3, 5, 4)))[0].shape
+  (1, 6, 10, 8)
+  """
+
+  features: int
+  kernel_size: Size = 2
+  stride: Size = 2
+  padding: Size = 0
+  output_padding: Size = 0
+  use_bias: bool = True
+  dtype: Any = jnp.float32
+  kernel_init: Callable | None = None
+  bias_init: Callable = nn.initializers.zeros
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    size, stride = pair(self.kernel_size), pair(self.stride)
+    kernel = self.param('kernel', self.kernel_init or _he_transposed(stride), (*size, self.features, x.shape[-1]),
+                        jnp.float32).astype(self.dtype)
+    x = x.astype(self.dtype)
+    if size == stride and not any(pair(self.padding) + pair(self.output_padding)):
+      x = _tile_pixels(x, kernel)
+    else:
+      pads = [(k - 1 - p, k - 1 - p + extra)
+              for k, p, extra in zip(size, pair(self.padding), pair(self.output_padding), strict=True)]
+      x = lax.conv_transpose(x, kernel, stride, pads, dimension_numbers=('NHWC', 'HWIO', 'NHWC'), transpose_kernel=True)
+    if self.use_bias:
+      x = x + self.param('bias', self.bias_init, (self.features,), jnp.float32).astype(self.dtype)
+    return x
+
+
+def _he_transposed(stride: tuple[int, int]) -> Callable:
+  """He's initialiser for a kernel HWOI of which each output meets one tap in stride * stride."""
+  return nn.initializers.variance_scaling(2.0 * math.prod(stride), 'fan_in', 'normal', in_axis=-1, out_axis=-2)
+
+
+def _tile_pixels(x: Array, kernel: Array) -> Array:
+  """Each pixel times the kernel `[kh, kw, O, I]`, laid side by side: `[B, H * kh, W * kw, O]`."""
+  b, h, w, _ = x.shape
+  kh, kw, features, channels = kernel.shape
+  tiles = x @ kernel.reshape(-1, channels).T
+  tiles = tiles.reshape(b, h, w, kh, kw, features).transpose(0, 1, 3, 2, 4, 5)
+  return tiles.reshape(b, h * kh, w * kw, features)
+
+
+def max_pool(x: Array, window: Size, *, stride: Size | None = None, padding: Padding = 0) -> Array:
+  """Maximum over windows, the border padded with -inf, as torch does.
+
+  Where the windows neither overlap nor stick out, it is a maximum over an axis, whose gradient is much cheaper
+  than XLA's on a CPU; there, inputs that tie for the maximum share the gradient.
+
+  Args:
+    x: `[B, H, W, C]`.
+    window: pixels, one number or (h, w).
+    stride: pixels; the window when left out.
+    padding: less than the window, one number, (h, w) or ((top, bottom), (left, right)).
+
+  Returns:
+    `[B, h, w, C]`, `h = floor((H + top + bottom - window) / stride) + 1`.
+
+  >>> max_pool(-jnp.ones((1, 7, 9, 2)), 3, stride=2, padding=1)[0, :2, :2, 0].tolist()
+  [[-1.0, -1.0], [-1.0, -1.0]]
+  """
+  window, pads = pair(window), pad_pairs(padding)
+  stride = window if stride is None else pair(stride)
+  if stride == window and pads == ((0, 0), (0, 0)):
+    return _windows(x, window).max((2, 4))
+  return nn.max_pool(x, window, stride, pads)
+
+
+def avg_pool(x: Array, window: Size) -> Array:
+  """Mean over windows that do not overlap; rows and columns left over at the end are dropped, as in torch.
+
+  Args:
+    x: `[B, H, W, C]`.
+    window: pixels, one number or (h, w).
+
+  Returns:
+    `[B, H // window, W // window, C]`.
+
+  >>> avg_pool(jnp.arange(16.).reshape(1, 4, 4, 1), 2)[0, :, :, 0].tolist()
+  [[2.5, 4.5], [10.5, 12.5]]
+  """
+  return _windows(x, pair(window)).mean((2, 4))
+
+
+def _windows(x: Array, window: tuple[int, int]) -> Array:
+  """`[B, H // wh, wh, W // ww, ww, C]`."""
+  b, height, width, c = x.shape
+  h, w = height // window[0], width // window[1]
+  return x[:, :h * window[0], :w * window[1]].reshape(b, h, window[0], w, window[1], c)
+
+
+def upsample(x: Array, factor: int, *, method: str = 'nearest') -> Array:
+  """A map made `factor` times larger, as torch's `interpolate` with `align_corners=False` does.
+
+  Args:
+    x: `[B, H, W, C]`.
+    factor: a whole number of 1 or more.
+    method: 'nearest' or 'bilinear'.
+
+  Returns:
+    `[B, H * factor, W * factor, C]` of x's dtype.
+
+  Raises:
+    ValueError: an unknown method.
+
+  >>> upsample(jnp.array([[1., 2.]])[None, ..., None], 2)[0, :, :, 0].tolist()
+  [[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]]
+  """
+  if method not in ('nearest', 'bilinear'):
+    raise ValueError(f'upsample: unknown method {method!r}; give nearest or bilinear')
+  b, h, w, c = x.shape
+  if factor == 1:
+    return x
+  if method == 'bilinear':
+    return jax.image.resize(x, (b, h * factor, w * factor, c), 'bilinear')
+  x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, factor, w, factor, c))
+  return x.reshape(b, h * factor, w * factor, c)
+
+
+class Identity(nn.Module):
+  """What `norm='none'` gives: its input."""
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    return x
+
+
+def make_norm(kind: str, features: int, *, train: bool = False, dtype: Any = jnp.float32, eps: float = 1e-5,
+              momentum: float = 0.9, scale_init: Callable = nn.initializers.ones, name: str | None = None) -> nn.Module:
+  """The normalisation that `norm=` asks for; the one factory of all models.
+
+  Statistics and the normalisation itself are float32; only the result has the compute dtype.
+
+  Args:
+    kind: 'batch' normalises over the batch in training, and by running statistics otherwise; 'frozen' is 'batch' in
+      test mode whatever `train` says, so its statistics never change; 'sync' is 'batch' over all devices of the
+      mapped axis 'devices', or of the axis NAME in 'sync:NAME'; 'group' has 32 groups (fewer where 32 do not divide the
+      channels into at least two each); 'layer' normalises the channels of each pixel; 'none' does nothing.
+    features: channels of what will be normalised.
+    train: whether 'batch' and 'sync' use, and update, the statistics of the batch.
+    dtype: the compute dtype.
+    eps: added to the variance.
+    momentum: how much of the running statistics a step keeps; torch's 0.1 is our 0.9.
+    scale_init: initialiser of the scale.
+    name: the name of the module.
+
+  Returns:
+    A Linen module `[..., C] -> [..., C]`.
+
+  Raises:
+    ValueError: an unknown kind.
+
+  Sergey Ioffe and Christian Szegedy, Batch Normalization, arXiv 1502.03167; Yuxin Wu and Kaiming He, Group
+  Normalization, arXiv 1803.08494; Jimmy Ba et al., Layer Normalization, arXiv 1607.06450.
+
+  Differs from torch: the running variance averages the biased variances of the batches.
+
+  >>> layer = make_norm('group', 48)
+  >>> jax.eval_shape(layer.init_with_output, jax.random.key(0), jnp.ones((1, 2, 2, 48)))[0].shape, layer.num_groups
+  ((1, 2, 2, 48), 24)
+  """
+  kind, _, axis = kind.partition(':')
+  if kind not in NORMS or (axis and kind != 'sync'):
+    raise ValueError(f'unknown norm {kind + ":" * bool(axis) + axis!r}; known: {", ".join(NORMS)}, sync:AXIS')
+  if kind == 'none':
+    return Identity(name=name)
+  common = {'epsilon': eps, 'dtype': jnp.dtype(dtype), 'scale_init': scale_init, 'name': name}
+  if kind == 'layer':
+    return nn.LayerNorm(**common)
+  if kind == 'group':
+    groups = max(g for g in range(1, 33) if features % g == 0 and (g == 1 or features >= 2 * g))
+    return nn.GroupNorm(groups, **common)
+  return nn.BatchNorm(use_running_average=kind == 'frozen' or not train, momentum=momentum,
+                      axis_name=(axis or SYNC_AXIS) if kind == 'sync' else None, **common)
+
+
+def leaky_relu(x: Array) -> Array:
+  """Darknet's activation, with a slope of 0.1 below zero."""
+  return nn.leaky_relu(x, 0.1)
+
+
+class ConvNorm(nn.Module):
+  """Convolution, normalisation, activation: the block that most networks are made of.
+
+  Args:
+    features, kernel_size, stride, dilation, groups: as in `Conv`.
+    padding: as in `Conv`; when left out, what keeps the size at stride 1.
+    norm: as in `make_norm`.
+    activation: a function, or None.
+    use_bias: when left out, only without a normalisation.
+    dtype: the compute dtype.
+    kernel_init: initialiser of the kernel.
+
+  Returns:
+    `[B, h, w, features]` in `dtype`. The parts are called `conv` and `bn`.
+
+  >>> layer = ConvNorm(8, 3, stride=2)
+  >>> jax.eval_shape(layer.init_with_output, jax.random.key(0), jnp.zeros((1, 6, 9, 4)))[0].shape
+  (1, 3, 5, 8)
+  """
+
+  features: int
+  kernel_size: Size = 3
+  stride: Size = 1
+  padding: Padding | None = None
+  dilation: Size = 1
+  groups: int = 1
+  norm: str = 'batch'
+  activation: Callable | None = nn.relu
+  use_bias: bool | None = None
+  dtype: Any = jnp.float32
+  kernel_init: Callable = he_fan_in
+
+  @nn.compact
+  def __call__(self, x: Array, *, train: bool = False) -> Array:
+    padding = self.padding
+    if padding is None:
+      padding = tuple(d * (k - 1) // 2 for k, d in zip(pair(self.kernel_size), pair(self.dilation), strict=True))
+    use_bias = self.norm == 'none' if self.use_bias is None else self.use_bias
+    x = Conv(self.features, self.kernel_size, self.stride, padding, self.dilation, self.groups, use_bias, self.dtype,
+             self.kernel_init, name='conv')(x)
+    x = make_norm(self.norm, self.features, train=train, dtype=self.dtype, name='bn')(x)
+    return x if self.activation is None else self.activation(x)

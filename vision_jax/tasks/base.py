@@ -1,0 +1,89 @@
+"""What a task is, and the two helpers that every task needs.
+
+A task is a frozen dataclass that holds a module and static hyper-parameters. It owns no machinery (no EMA, devices,
+input or output, random state); the training loop knows this protocol and nothing else about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from flax import linen as nn
+
+from vision_jax.conventions import Array, Batch, Term, Variables
+
+
+class Task(Protocol):
+  """The pure functions that one loop needs to train, evaluate and predict.
+
+  Attributes:
+    kind: `'classification'`, `'detection'` or `'segmentation'`: which pictures and files its predictions become.
+    fields: the target fields that its batches must hold, such as `('boxes', 'labels')`.
+    weights: pairs (name or prefix of a Term, weight); see `resolve_weights`.
+  """
+
+  kind: str
+  fields: tuple[str, ...]
+  weights: tuple[tuple[str, float], ...]
+
+  def init(self, key: Array, batch: Batch) -> Variables:
+    """Fresh variables: `params` and any other collections, for batches like this one."""
+
+  def loss(self, params: Any, model_state: Any, batch: Batch, key: Array, step: Array,
+           train: bool) -> tuple[dict[str, Term], dict[str, Array], Any]:
+    """The Terms to minimise, scalars that are only logged, and the new model state."""
+
+  def predict(self, variables: Variables, batch: Batch) -> dict[str, Array]:
+    """Decoded predictions of static shape, in pixels of the canvas."""
+
+  def metrics(self) -> Sequence[Any]:
+    """Fresh whole-dataset accumulators (`metrics.base.Accumulator`)."""
+
+
+def apply_module(module: nn.Module, params: Any, model_state: Mapping[str, Any], image: Array, *, key: Array | None,
+                 train: bool) -> tuple[Any, Mapping[str, Any]]:
+  """The module's outputs on images [B, H, W, 3], and its state after them (unchanged unless `train`)."""
+  variables = {'params': params, **model_state}
+  if not train:
+    return module.apply(variables, image, train=False), model_state
+  outputs, updated = module.apply(variables, image, train=True, mutable=list(model_state), rngs={'dropout': key})
+  return outputs, {**model_state, **updated}
+
+
+def init_module(module: nn.Module, key: Array, batch: Batch) -> Variables:
+  """Fresh variables of a module that is called with images; one image is enough for their shapes."""
+  return module.init({'params': key, 'dropout': key}, batch['image'][:1], train=False)
+
+
+def resolve_weights(weights: tuple[tuple[str, float], ...], names: Sequence[str]) -> dict[str, float]:
+  """The weight of each Term, from pairs whose key is its name or a prefix of it up to an underscore.
+
+  Args:
+    weights: pairs (key, weight); the longest key that fits a name counts, so `loss_bbox` covers `loss_bbox_0`.
+    names: the names of the Terms.
+
+  Returns:
+    One weight for each name.
+
+  Raises:
+    ValueError: a Term without a weight, a key that covers no Term, or a key that stands twice.
+
+  >>> resolve_weights((('loss_bbox', 5.0), ('loss_class', 1.0)), ('loss_bbox', 'loss_bbox_0', 'loss_class'))
+  {'loss_bbox': 5.0, 'loss_bbox_0': 5.0, 'loss_class': 1.0}
+  """
+  keys = [key for key, _ in weights]
+  if len(set(keys)) != len(keys):
+    raise ValueError(f'task.weights gives a key twice: {", ".join(keys)}')
+  table, used, resolved = dict(weights), set(), {}
+  for name in names:
+    fitting = [key for key in table if name == key or name.startswith(key + '_')]
+    if not fitting:
+      raise ValueError(f'task.weights has no weight for {name}; its keys are {", ".join(keys) or "none"}')
+    key = max(fitting, key=len)
+    used.add(key)
+    resolved[name] = table[key]
+  unused = [key for key in table if key not in used]
+  if unused:
+    raise ValueError(f'task.weights names {", ".join(unused)}, which the loss does not have; it has {", ".join(names)}')
+  return resolved

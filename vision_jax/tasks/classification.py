@@ -1,0 +1,53 @@
+"""Image classification: one label for each image."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from vision_jax import losses, metrics
+from vision_jax.conventions import Array, Batch, ClassMap, Term, Variables
+from vision_jax.tasks import base
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+  """Softmax cross-entropy over K classes, top-1, top-5 and the confusion matrix.
+
+  Args:
+    module: maps images [B, H, W, 3] to logits [B, K].
+    classes: the names and file ids of the K classes.
+    label_smoothing: the share in [0, 1) of the target that is spread evenly over all classes.
+    weights: the weight of `loss_class`.
+  """
+
+  module: nn.Module
+  classes: ClassMap
+  _: dataclasses.KW_ONLY
+  label_smoothing: float = 0.0
+  weights: tuple[tuple[str, float], ...] = (('loss_class', 1.0),)
+  kind: ClassVar[str] = 'classification'
+  fields: ClassVar[tuple[str, ...]] = ('label',)
+
+  def init(self, key: Array, batch: Batch) -> Variables:
+    return base.init_module(self.module, key, batch)
+
+  def loss(self, params: Any, model_state: Any, batch: Batch, key: Array, step: Array, train: bool):
+    logits, model_state = base.apply_module(self.module, params, model_state, batch['image'], key=key, train=train)
+    valid, label = batch['valid'], batch['label']
+    cross_entropy = losses.softmax_cross_entropy(logits, label, label_smoothing=self.label_smoothing)
+    count = valid.sum().astype(jnp.float32)
+    correct = valid & (logits.argmax(-1) == label)
+    return ({'loss_class': Term(jnp.where(valid, cross_entropy, 0.0).sum(), count)},
+            {'accuracy': correct.sum() / jnp.maximum(count, 1.0)}, model_state)
+
+  def predict(self, variables: Variables, batch: Batch) -> dict[str, Array]:
+    logits = self.module.apply(variables, batch['image'], train=False)
+    return {'probabilities': jax.nn.softmax(logits.astype(jnp.float32))}
+
+  def metrics(self) -> list[Any]:
+    return [metrics.TopK(), metrics.Confusion(self.classes)]

@@ -1,0 +1,149 @@
+"""Checkpoints that are whole or absent, explain a mismatch, and do not know on how many devices they were made.
+
+A state is stored flat, one array under each leaf's path ('params/conv1/kernel'), beside a JSON record of what the host
+knows (the metrics, the early stopping's counters). The only file of the project that uses orbax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from vision_jax.train.state import to_host
+
+SHOWN = 5  # names of each kind in an error line
+
+
+class Checkpoints:
+  """The checkpoints of one run: the newest `keep` and the best one by a named metric, written in the background.
+
+  Args:
+    folder: made where it is missing, if `create`.
+    best: the metric's name, such as 'AP'; None keeps the newest only.
+    mode: 'max' or 'min': which values of the metric are better.
+    keep: how many of the newest to keep.
+    create: whether the run writes; a reader leaves the folder as it is.
+
+  Raises:
+    ValueError: an unknown mode.
+  """
+
+  def __init__(self, folder: str | pathlib.Path, *, best: str | None = None, mode: str = 'max', keep: int = 2,
+               create: bool = True):
+    if mode not in ('max', 'min'):
+      raise ValueError(f"train.best_mode is {mode!r}; it is 'max' or 'min'")
+    self.folder = pathlib.Path(folder).absolute()
+    value = (lambda metrics: metrics[best]) if best else None
+    preserve = [policies.LatestN(keep)]
+    if best:
+      preserve.append(policies.BestN(get_metric_fn=value, reverse=mode == 'min', n=1,
+                                     keep_checkpoints_without_metrics=False))
+    options = ocp.CheckpointManagerOptions(
+        create=create, read_only=not create, best_fn=value, best_mode=mode, keep_checkpoints_without_metrics=False,
+        cleanup_tmp_directories=create,
+        preservation_policy=policies.AnyPreservationPolicy(preserve) if create else None)
+    registry = ocp.DefaultCheckpointHandlerRegistry()
+    for args in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
+      registry.add('state', args, ocp.PyTreeCheckpointHandler())
+    for args in (ocp.args.JsonSave, ocp.args.JsonRestore):
+      registry.add('host', args, ocp.JsonCheckpointHandler())
+    self._manager = ocp.CheckpointManager(self.folder, options=options, handler_registry=registry)
+
+  def save(self, state: Any, *, host: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> None:
+    """Copies the state to the host, then writes it in the background under its own step; a second save is no news."""
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    # A copy: the next step donates, and so overwrites, the buffers of this one.
+    args = ocp.args.Composite(state=ocp.args.PyTreeSave(_flat(to_host(state))), host=ocp.args.JsonSave(dict(host)))
+    self._manager.save(step, args=args, metrics=dict(metrics) if metrics else None, force=True)
+
+  def steps(self) -> tuple[int, ...]:
+    """The steps of the checkpoints there are, oldest first."""
+    return tuple(sorted(self._manager.all_steps()))
+
+  def best_step(self) -> int | None:
+    """The step of the best checkpoint, or None."""
+    return self._manager.best_step()
+
+  def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+    """The state and the host's record at a step, or at the newest one that can be read.
+
+    Args:
+      like: a state, or its shapes, of the structure to restore.
+      step: which one; None takes the newest, and the one before where the newest is damaged.
+
+    Raises:
+      ValueError: no checkpoint, none of this step, none that is whole, or one of another model: which names are
+        missing, unexpected or of another shape.
+    """
+    steps = self.steps()
+    if not steps or (step is not None and step not in steps):
+      there = f'there are {", ".join(map(str, steps))}' if steps else 'there is none; train first'
+      raise ValueError(f'no checkpoint{"" if step is None else f" of step {step}"} in {self.folder}; {there}')
+    damaged = []
+    for candidate in [step] if step is not None else reversed(steps):
+      try:
+        return self._read(like, candidate)
+      except _Mismatch:
+        raise
+      except Exception as error:  # orbax raises many kinds for a damaged file; the step before may still be whole
+        damaged.append(f'{candidate} ({type(error).__name__})')
+    raise ValueError(f'no whole checkpoint in {self.folder}; damaged: {", ".join(damaged)}; start a fresh --workdir')
+
+  def _read(self, like: Any, step: int) -> tuple[Any, dict[str, Any]]:
+    wanted = _flat(like)
+    stored = self._manager.item_metadata(step)['state']
+    stored = getattr(stored, 'tree', stored)
+    _compare(stored, wanted, f'{self.folder}, step {step}')
+    restore = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in stored}
+    item = self._manager.restore(step, args=ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(restore_args=restore), host=ocp.args.JsonRestore()))
+    leaves = [np.asarray(item['state'][name]) for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), item['host']
+
+  def wait(self) -> None:
+    """Waits until what was saved is on the disk."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits for the disk and ends the background threads."""
+    self._manager.close()
+
+
+class _Mismatch(ValueError):
+  """A checkpoint of another model."""
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+  """One entry for each leaf, under its path."""
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _compare(stored: Mapping[str, Any], wanted: Mapping[str, Any], place: str) -> None:
+  """Refuses a checkpoint whose names or shapes are not the wanted ones."""
+  kinds = {
+      'missing': [name for name in wanted if name not in stored],
+      'unexpected': [name for name in stored if name not in wanted],
+      'of another shape': [f'{name} {tuple(stored[name].shape)} for {tuple(np.shape(wanted[name]))}'
+                           for name in wanted if name in stored and tuple(stored[name].shape) != _shape(wanted[name])],
+  }
+  found = [f'{kind}: {_some(names)}' for kind, names in kinds.items() if names]
+  if found:
+    raise _Mismatch(f'the checkpoint in {place} is of another model or optimiser; {"; ".join(found)}')
+
+
+def _some(names: Sequence[str]) -> str:
+  more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
+  return ', '.join(sorted(names)[:SHOWN]) + more
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+  return tuple(leaf.shape) if hasattr(leaf, 'shape') else np.shape(leaf)

@@ -1,0 +1,112 @@
+"""Where the numbers of a run go: a progress bar or plain lines, `metrics.jsonl`, and TensorBoard where installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+from vision_jax.train.state import to_host
+
+
+class Log:
+  """The log of one run; a process that is not the first keeps silent.
+
+  Args:
+    folder: of the run.
+    steps: of the whole run, for the bar and the time left.
+    batch_size: the global one, for images/s.
+    start: the step at which this program begins.
+    primary: whether this process writes.
+  """
+
+  def __init__(self, folder: str | pathlib.Path, *, steps: int, batch_size: int, start: int = 0, primary: bool = True):
+    self.steps, self.batch_size, self.primary = steps, batch_size, primary
+    self._since, self._step = time.perf_counter(), start
+    self._file = self._board = self._bar = None
+    if not primary:
+      return
+    folder = pathlib.Path(folder)
+    self._file = open(folder / 'metrics.jsonl', 'a', encoding='utf-8')  # noqa: SIM115  closed by close()
+    self._board = _tensorboard(folder / 'tensorboard')
+    if sys.stderr.isatty():
+      self._bar = tqdm(total=steps, initial=start, unit='step', dynamic_ncols=True, smoothing=0.1)
+
+  def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+    """Writes scalars of a step to `metrics.jsonl` and TensorBoard."""
+    if not self.primary:
+      return
+    values = {name: float(value) for name, value in values.items()}
+    # JSON has no NaN: what is not a number (an AP without ground truth) is written as null.
+    record = {name: value if value - value == 0.0 else None for name, value in values.items()}
+    self._file.write(json.dumps({'step': step, **record}) + '\n')
+    self._file.flush()
+    for name, value in values.items():
+      if self._board:
+        self._board.add_scalar(name, value, step)
+
+  def training(self, step: int, values: Mapping[str, Any], waited: float) -> None:
+    """Training scalars of a step, with the speed since the last call and the share of it spent waiting for data."""
+    values = {name: float(value) for name, value in to_host(dict(values)).items()}
+    now = time.perf_counter()
+    elapsed, done = max(now - self._since, 1e-9), step - self._step
+    self._since, self._step = now, step
+    rate = done / elapsed
+    speed = {'steps_per_second': rate, 'images_per_second': rate * self.batch_size, 'waiting_share': waited / elapsed}
+    self.scalars(step, {**{f'train/{name}': value for name, value in values.items()}, **speed})
+    if self._bar is not None:
+      self._bar.set_postfix_str(f'loss {values["loss"]:.4g}, {speed["images_per_second"]:.0f} images/s')
+    left = (self.steps - step) / rate if rate else 0.0
+    shown = {k: v for k, v in values.items() if k != 'learning_rate' and (k != 'dropped_objects' or v)}
+    self.line(f'step {step}/{self.steps}  ' + '  '.join(f'{k} {v:.4g}' for k, v in shown.items())
+              + f'  {rate:.2f} steps/s  {speed["images_per_second"]:.0f} images/s'
+              + f'  waiting {speed["waiting_share"]:.0%}  left {clock(left)}', bar=False)
+
+  def pause(self, seconds: float) -> None:
+    """Takes time that was not training (an evaluation) out of the speed."""
+    self._since += seconds
+
+  def advance(self, steps: int = 1) -> None:
+    """Moves the bar."""
+    if self._bar is not None:
+      self._bar.update(steps)
+
+  def line(self, text: str, *, bar: bool = True) -> None:
+    """A line for a person; `bar=False` leaves it out where a bar says the same."""
+    if not self.primary:
+      return
+    if self._bar is None:
+      print(text, flush=True)
+    elif bar:
+      self._bar.write(text)
+
+  def close(self) -> None:
+    """Ends the bar and closes the files."""
+    for part in (self._bar, self._file, self._board):
+      if part is not None:
+        part.close()
+
+
+def clock(seconds: float) -> str:
+  """A duration for a person.
+
+  >>> clock(3725), clock(65)
+  ('1:02:05', '1:05')
+  """
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+
+
+def _tensorboard(folder: pathlib.Path) -> Any:
+  """A TensorBoard writer, or None where the extra is not installed."""
+  try:
+    from tensorboardX import SummaryWriter
+  except ImportError:
+    return None
+  return SummaryWriter(str(folder))

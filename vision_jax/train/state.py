@@ -1,0 +1,73 @@
+"""Everything that a training run carries from step to step; it has no device axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vision_jax.conventions import Array, Batch, Variables
+from vision_jax.tasks.base import Task
+
+
+@struct.dataclass
+class TrainState:
+  """The state of a run after `step` updates.
+
+  Args:
+    step: int32 scalar.
+    params: what the optimiser moves.
+    model_state: the other collections (`batch_stats`, frozen networks), which it cannot see.
+    opt_state: Optax's.
+    ema: the moving average of `params` and `batch_stats`, or an empty dict.
+  """
+
+  step: Array
+  params: Any
+  model_state: Any
+  opt_state: Any
+  ema: Any
+
+  def evaluation_variables(self) -> Variables:
+    """What evaluation and prediction use: the moving average where there is one."""
+    return {'params': self.params, **self.model_state, **self.ema}
+
+
+def averaged(params: Any, model_state: Any) -> dict[str, Any]:
+  """The collections that a moving average covers."""
+  return {'params': params, **{name: model_state[name] for name in ('batch_stats',) if name in model_state}}
+
+
+def create_state(task: Task, optimiser: optax.GradientTransformation, batch: Batch, *, seed: int = 0,
+                 ema: bool = False) -> TrainState:
+  """A fresh state on the host, as NumPy, with no buffer held twice (a donated one would crash pmap on the CPU).
+
+  Args:
+    task: whose `init` gives the variables.
+    optimiser: from `optim.create`.
+    batch: one example batch, for shapes.
+    seed: of the parameters.
+    ema: whether to keep a moving average.
+  """
+  return to_host(jax.jit(lambda key, batch: _fresh(task, optimiser, batch, key, ema))(jax.random.key(seed), batch))
+
+
+def state_shapes(task: Task, optimiser: optax.GradientTransformation, batch: Batch, *, ema: bool = False) -> TrainState:
+  """The shapes of `create_state`'s result, without computing it."""
+  return jax.eval_shape(lambda key, batch: _fresh(task, optimiser, batch, key, ema), jax.random.key(0), batch)
+
+
+def _fresh(task: Task, optimiser: optax.GradientTransformation, batch: Batch, key: Array, ema: bool) -> TrainState:
+  variables = dict(task.init(key, batch))
+  params = variables.pop('params')
+  return TrainState(step=jnp.zeros((), jnp.int32), params=params, model_state=variables,
+                    opt_state=optimiser.init(params), ema=averaged(params, variables) if ema else {})
+
+
+def to_host(state: Any) -> Any:
+  """A copy of a tree in host memory; never a view of a buffer that a donated step may overwrite."""
+  return jax.tree.map(lambda leaf: np.array(leaf, copy=True), jax.device_get(state))
