@@ -81,6 +81,7 @@ def test_detectors_can_use_the_variables_of_the_classifier():
   assert jax.tree.structure(variables) == jax.tree.structure(backbone)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize('bottleneck', [False, True])
 def test_zero_init_last_starts_a_block_as_its_shortcut(bottleneck):
   x = np.random.default_rng(0).uniform(0, 1, (1, 4, 6, 16)).astype(np.float32)

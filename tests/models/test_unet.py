@@ -89,6 +89,7 @@ def test_mirror_equals_valid_on_an_input_extended_by_reflection(valid, size):
   np.testing.assert_allclose(found, truth[:, :size[0], :size[1]], atol=1e-6)
 
 
+@pytest.mark.medium
 def test_initial_weights_have_the_paper_s_spread():
   params = jax.jit(UNet(width=32, depth=1).init)(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))['params']
   # N(0, sqrt(2 / N)): N = 9 * channels for a 3x3 convolution, channels for a 2x2 up-convolution; 2 % of sampling noise.

@@ -128,12 +128,12 @@ pickle.dump(out, open(sys.argv[1], 'wb'))
 
 
 @pytest.fixture(scope='module')
-def one_and_eight(tmp_path_factory, run_with_devices):
+def one_and_eight(tmp_path_factory, run_python):
   import pickle
   results = []
   for devices in (1, 8):
     path = tmp_path_factory.mktemp('devices') / f'{devices}.pickle'
-    run_with_devices(DEVICES, devices, str(path))
+    run_python(DEVICES, path, devices=devices)
     with open(path, 'rb') as file:
       results.append(pickle.load(file))
   return results

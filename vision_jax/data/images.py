@@ -88,9 +88,9 @@ class ImageFiles:
   """Image files as a source without targets, to predict on.
 
   Args:
-    paths: one file, one folder (all images in it and below it, hidden ones aside, sorted by path), or several files in
-      the order given. Files found in a folder are known by their suffix; a file that is named is taken whatever it is
-      called.
+    paths: a file, a folder (all images in it and below it, hidden ones aside, sorted by path), or several of either,
+      in the order given. Files found in a folder are known by their suffix; a file that is named is taken whatever it
+      is called.
     classes: the classes to predict, for whoever asks the source for them.
 
   `source[i]` is a dict of `image` alone, uint8 RGB [H, W, 3]; `source.paths[i]` is its file.
@@ -108,27 +108,11 @@ class ImageFiles:
   def __init__(self, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *,
                classes: ClassMap | None = None):
     self.classes = ClassMap(names=()) if classes is None else classes
-    self._root: Path | None = None
-    if isinstance(paths, str | os.PathLike):
-      paths = self._one(Path(paths))
-    self.paths = tuple(Path(path) for path in paths)
-    if not self.paths:
-      raise ValueError('no image files given; name files or a folder')
-    for path in self.paths:
-      if not path.exists():
-        raise ValueError(f'no such file or folder: {path}; check the path')
-      if path.is_dir():
-        raise ValueError(f'{path} is a folder among files; give one folder alone, or files only')
-
-  def _one(self, path: Path) -> list[Path]:
-    if not path.is_dir():
-      return [path]
-    self._root = path
-    found = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES and p.is_file()
-                   and not any(part.startswith('.') for part in p.relative_to(path).parts))
+    paths = [paths] if isinstance(paths, str | os.PathLike) else paths
+    found = [entry for path in paths for entry in _images_of(Path(path))]
     if not found:
-      raise ValueError(f'no images in folder {path}; known suffixes: {" ".join(SUFFIXES)}')
-    return found
+      raise ValueError('no image files given; name files or a folder')
+    self._names, self.paths = zip(*found, strict=True)
 
   def __len__(self) -> int:
     return len(self.paths)
@@ -141,6 +125,18 @@ class ImageFiles:
     return {}
 
   def name_of(self, index: int) -> str:
-    """The file's path: below the folder if one was given, as it was given otherwise."""
-    path = self.paths[index]
-    return (path.relative_to(self._root) if self._root else path).as_posix()
+    """The file's path: below the folder it was found in, as it was given otherwise."""
+    return self._names[index]
+
+
+def _images_of(path: Path) -> list[tuple[str, Path]]:
+  """The (name, path) of a file, or of each image below a folder."""
+  if not path.exists():
+    raise ValueError(f'no such file or folder: {path}; check the path')
+  if not path.is_dir():
+    return [(path.as_posix(), path)]
+  found = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES and p.is_file()
+                 and not any(part.startswith('.') for part in p.relative_to(path).parts))
+  if not found:
+    raise ValueError(f'no images in folder {path}; known suffixes: {" ".join(SUFFIXES)}')
+  return [(p.relative_to(path).as_posix(), p) for p in found]

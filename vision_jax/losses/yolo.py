@@ -79,7 +79,8 @@ def yolov3_assign(boxes: Array, *, anchors: tuple, strides: tuple[int, ...], can
   Differs from darknet: there the later object in the list takes a slot that two want, with the class of both.
 
   >>> anchors = ((8, 8), (12, 20)), ((40, 40),)
-  >>> found = yolov3_assign(jnp.array([[9, 1, 16, 7.0]]), anchors=anchors, strides=(8, 16), canvas=(16, 32))
+  >>> assign = jax.jit(functools.partial(yolov3_assign, anchors=anchors, strides=(8, 16), canvas=(16, 32)))
+  >>> found = assign(jnp.array([[9, 1, 16, 7.0]]))
   >>> found.slots.tolist(), found.owner.shape, int(found.positive.sum())
   ([2], (18,), 1)
   """

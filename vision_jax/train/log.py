@@ -50,13 +50,20 @@ class Log:
       if self._board:
         self._board.add_scalar(name, value, step)
 
+  def first_step(self, step: int, seconds: float | None) -> None:
+    """Notes when the first step finished, which is mostly compilation and no part of the speed."""
+    self._since, self._step = time.perf_counter(), step
+    if seconds is not None:
+      self.scalars(step, {'first_step_seconds': seconds})
+      self.line(f'first step finished {seconds:.1f} s after the start')
+
   def training(self, step: int, values: Mapping[str, Any], waited: float) -> None:
     """Training scalars of a step, with the speed since the last call and the share of it spent waiting for data."""
     values = {name: float(value) for name, value in to_host(dict(values)).items()}
     now = time.perf_counter()
     elapsed, done = max(now - self._since, 1e-9), step - self._step
     self._since, self._step = now, step
-    rate = done / elapsed
+    rate = done / elapsed  # 0 where this is the first step
     speed = {'steps_per_second': rate, 'images_per_second': rate * self.batch_size, 'waiting_share': waited / elapsed}
     self.scalars(step, {**{f'train/{name}': value for name, value in values.items()}, **speed})
     if self._bar is not None:

@@ -79,10 +79,9 @@ def fit(task: Task, optimiser: optax.GradientTransformation, train_loader: Any, 
       for step, batch in enumerate(batches, first + 1):
         state, logs = train_step(state, step_lib.shard_batch(batch))
         window.add(step, logs)
-        if step == first + 1 and started is not None:
+        if step == first + 1:
           window.drain()
-          log.scalars(step, {'first_step_seconds': time.perf_counter() - started})
-          log.line(f'first step finished {time.perf_counter() - started:.1f} s after the start')
+          log.first_step(step, time.perf_counter() - started if started else None)
         log.advance()
         final = step == last or interrupted.is_set() or stopping.done
         if step % log_every == 0 or final:

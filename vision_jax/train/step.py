@@ -177,8 +177,8 @@ def steps_in_flight() -> int:
   """How many steps may be dispatched before the oldest is waited for.
 
   Several CPU devices on few cores can hang in XLA's collectives. They do not with NPROC = 8 x devices in the
-  environment before jax is imported (the programs in `experiments/` set it) and at most 8 steps in flight; nor, as long as the step
-  has no host callback, with one step at a time.
+  environment before jax is imported (the programs in `experiments/` set it) and at most 8 steps in flight; nor, as long
+  as the step has no host callback, with one step at a time.
   """
   several = jax.default_backend() == 'cpu' and jax.local_device_count() > 1
   return 1 if several and int(os.environ.get('NPROC') or 0) < 8 * jax.local_device_count() else 8
