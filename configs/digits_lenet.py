@@ -13,7 +13,7 @@ def get_config(variant: str = ''):
       variant,
       task=dict(name='classification', label_smoothing=0.1),
       model=dict(name='lenet5'),
-      data=dict(name='digits', batch_size=64, canvas=(32, 32), resize='letterbox',
+      data=dict(name='digits', batch_size=64, canvas=(32, 32),
                 augment=(('affine', dict(degrees=15.0, scale=(0.8, 1.2), translate=0.1, shear=10.0)),)),
       optim=dict(name='adamw', lr=3e-3, schedule='cosine', warmup='1 epochs', weight_decay=1e-2),
       train=dict(duration='80 epochs', eval_every='10 epochs', best='top1', ema_decay=0.999),

@@ -13,7 +13,7 @@ def get_config(variant: str = ''):
       variant,
       task=dict(name='classification', label_smoothing=0.1),
       model=dict(name='resnet18', stem='small', width=32),
-      data=dict(name='digits', batch_size=64, canvas=(16, 16), resize='letterbox',
+      data=dict(name='digits', batch_size=64, canvas=(16, 16),
                 augment=(('affine', dict(degrees=12.0, scale=(0.85, 1.15), translate=0.1, shear=8.0)),)),
       optim=dict(name='sgd', momentum=0.9, nesterov=True, lr=0.1, schedule='cosine', warmup='2 epochs',
                  weight_decay=5e-4),

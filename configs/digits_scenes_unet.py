@@ -2,8 +2,11 @@
 
   python experiments/train.py --config configs/digits_scenes_unet.py --workdir runs/unet
 
-Five minutes on 2 CPU cores. Expected on 200 scenes: ink against background IoU of 0.80 or more,
-mean IoU of 0.45 or more.
+96 x 128 pixels, five minutes on 2 CPU cores. Expected on 200 scenes of other writers' digits: ink against background
+IoU of 0.80 or more, mean IoU over 11 classes of 0.45 or more. Measured: UNET_MEASURED
+
+What it took: a learning rate of 0.01, scenes that are never seen twice, and a stem of stride 2 with 16 channels, since
+more channels at more pixels are slow on a CPU.
 """
 
 from configs import common
@@ -12,10 +15,10 @@ from configs import common
 def get_config(variant: str = ''):
   return common.config(
       variant,
-      task=dict(name='segmentation', weights=dict(loss_pixel=1.0, loss_dice=1.0)),
-      model=dict(name='unet_small'),
-      data=dict(name='digit_scenes', annotation='semantic', batch_size=16, canvas=(96, 128), resize='letterbox',
-                cache=True, augment=()),
-      optim=dict(name='adamw', lr=3e-3, schedule='cosine', warmup='100 steps', weight_decay=1e-2, clip=1.0),
-      train=dict(duration='5 epochs', eval_every='5 epochs', best='mean_iou', ema_decay=0.998),
+      task=dict(name='segmentation', weights=dict(loss_pixel=2.0, loss_dice=1.0)),
+      model=dict(name='unet_small', width=16),
+      data=dict(name='digit_scenes', annotation='semantic', train_size=60_000, workers=1, batch_size=16,
+                canvas=(96, 128), mean=(0.2, 0.2, 0.2), std=(0.2, 0.2, 0.2)),
+      optim=dict(name='adamw', lr=1e-2, schedule='cosine', warmup='100 steps', weight_decay=1e-2, clip=10.0),
+      train=dict(duration='1500 steps', eval_every='750 steps', log_every=100, best='mean_iou', ema_decay=0.998),
   )

@@ -1,4 +1,5 @@
-"""Evaluates a run's checkpoint on the validation data of its config, and writes the metrics beside it.
+"""Evaluates a run's checkpoint on the validation data of its config, and writes the metrics beside it;
+for classes that exclude each other, the confusion matrix as a picture too.
 
 python experiments/evaluate.py --workdir runs/lenet [--step best|last|300] [--config ...]
 """
@@ -10,7 +11,8 @@ import pathlib
 
 from absl import flags
 
-from vision_jax import build
+from vision_jax import build, viz
+from vision_jax.train.log import json_scalars
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('step', 'best', "Which checkpoint: 'best', 'last' or a step.")
@@ -19,14 +21,19 @@ flags.DEFINE_string('step', 'best', "Which checkpoint: 'best', 'last' or a step.
 def main() -> None:
   experiment = build.experiment(launch.config_of_run())
   state = experiment.restore(FLAGS.workdir, FLAGS.step)
-  metrics = experiment.evaluate(state)
+  metrics, accumulators = experiment.evaluate(state)
   averaged = ', moving average' if state.ema else ''
   print(f'{FLAGS.workdir}, step {int(state.step)}{averaged}, {len(experiment.val_loader.source)} images')
   for name, value in metrics.items():
     print(f'  {name:<24} {value:.4f}')
   path = pathlib.Path(FLAGS.workdir) / f'evaluation_{int(state.step)}.json'
-  path.write_text(json.dumps({'step': int(state.step), 'ema': bool(state.ema), **metrics}, indent=2) + '\n')
+  record = {'step': int(state.step), 'ema': bool(state.ema), **json_scalars(metrics)}
+  path.write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
   print(path)
+  for accumulator in accumulators:
+    if hasattr(accumulator, 'matrix'):
+      viz.save_png(path.with_suffix('.png'), viz.draw_confusion(accumulator.matrix, experiment.classes))
+      print(path.with_suffix('.png'), '(confusion matrix)')
 
 
 if __name__ == '__main__':

@@ -74,17 +74,21 @@ def claim_workdir(config: dict, *, primary: bool = True) -> pathlib.Path:
     raise ValueError('--workdir is missing; give the folder that the run should be written to')
   folder = pathlib.Path(FLAGS.workdir)
   path = folder / 'config.json'
-  if path.exists():
+  if not primary:
+    return folder
+  if path.exists() and any((folder / 'checkpoints').glob('[0-9]*')):
     before, now = _leaves(json.loads(path.read_text(encoding='utf-8'))), _leaves(config)
     differ = [f'{key}: {before.get(key, "absent")} there, {now.get(key, "absent")} now'
               for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     if differ:
       raise ValueError(f'{folder} holds the run of another config ({"; ".join(differ[:5])}'
                        f'{f"; and {len(differ) - 5} more" if len(differ) > 5 else ""}); choose another --workdir')
-  elif primary:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'run.json').write_text(json.dumps(run_record(config), indent=2) + '\n', encoding='utf-8')
-    path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
+    return folder
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, content in (('run.json', run_record(config)), ('config.json', config)):
+    unfinished = folder / f'{name}.tmp'  # a kill in the middle leaves no half file under the real name
+    unfinished.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+    unfinished.replace(folder / name)
   return folder
 
 
@@ -93,7 +97,7 @@ def run_record(config: dict) -> dict:
   import vision_jax
   packages = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
   versions = {'python': platform.python_version(), 'vision_jax': vision_jax.__version__}
-  return {'command': sys.argv, 'seed': config['train'].get('seed') or 0,
+  return {'command': sys.argv, 'seed': config['train']['seed'],
           'versions': {**versions, **{name: metadata.version(name) for name in packages}},
           'devices': [str(device) for device in jax.devices()], 'processes': jax.process_count(),
           'started': time.strftime('%Y-%m-%dT%H:%M:%S%z')}

@@ -3,12 +3,12 @@
 python experiments/predict.py --workdir runs/yolo --input photos/ [--output out] [--threshold 0.3] [--step best]
 
 Detection: `predictions.json` in COCO's shape (the box format stated in it). Classification: `predictions.json` with the
-top five. Segmentation: a palette PNG for each image, class names inside. All: an annotated PNG at the image's size.
+top five. Segmentation: a palette PNG for each image, class names inside. All: an annotated PNG, the image in its own
+size (the text of a classification stands beneath it).
 """
 
 import launch  # first: it sets the environment that jax reads
 
-import functools
 import pathlib
 
 from absl import flags
@@ -22,7 +22,8 @@ FLAGS = flags.FLAGS
 flags.DEFINE_multi_string('input', [], 'An image file or a folder of them; may be given several times.')
 flags.DEFINE_string('output', None, 'The folder to write to; WORKDIR/predictions by default.')
 flags.DEFINE_string('step', 'best', "Which checkpoint: 'best', 'last' or a step.")
-flags.DEFINE_float('threshold', 0.3, 'Detection: the least score. Segmentation: the least confidence.', 0.0, 1.0)
+flags.DEFINE_float('threshold', None, 'Detection: the least score (default 0.3). Segmentation: the least confidence.',
+                   0.0, 1.0)
 flags.DEFINE_integer('min_area', 0, 'Segmentation: smaller components become background (pixels).', 0)
 flags.DEFINE_integer('opening', 0, 'Segmentation: radius of a morphological opening (pixels).', 0)
 flags.DEFINE_bool('fill_holes', False, 'Segmentation: fill the holes of each component.')
@@ -42,17 +43,22 @@ def main() -> None:
     image, name = source[index]['image'], source.name_of(index)
     stem = output / f'{index:04d}_{pathlib.Path(name).stem}'
     write(image, prediction, experiment.classes, stem)
-    records.append((name, image.shape[:2], prediction))
+    if experiment.task.kind != 'segmentation':  # whose maps are large, and on the disk by now
+      records.append((name, image.shape[:2], prediction))
   path = output / 'predictions.json'
   if experiment.task.kind == 'detection':
-    files.write_detections(path, records, experiment.classes, threshold=FLAGS.threshold)
+    files.write_detections(path, records, experiment.classes, threshold=score_threshold())
   if experiment.task.kind == 'classification':
     files.write_classifications(path, records, experiment.classes)
-  print(f'{len(records)} images, step {int(state.step)}; predictions are in {output}')
+  print(f'{len(source)} images, step {int(state.step)}; predictions are in {output}')
+
+
+def score_threshold() -> float:
+  return 0.3 if FLAGS.threshold is None else FLAGS.threshold
 
 
 def detection(image, prediction, classes, stem) -> None:
-  save(viz.draw_detections(image, prediction, classes, threshold=FLAGS.threshold), stem)
+  save(viz.draw_detections(image, prediction, classes, threshold=score_threshold()), stem)
 
 
 def classification(image, prediction, classes, stem) -> None:
@@ -60,9 +66,8 @@ def classification(image, prediction, classes, stem) -> None:
 
 
 def segmentation(image, prediction, classes, stem) -> None:
-  clean = functools.partial(masks.clean, threshold=FLAGS.threshold, min_area=FLAGS.min_area, opening=FLAGS.opening,
-                            fill_holes=FLAGS.fill_holes)
-  segmentation = clean(prediction['segmentation'], prediction['confidence'])
+  segmentation = masks.clean(prediction['segmentation'], prediction['confidence'], threshold=FLAGS.threshold or 0.0,
+                             min_area=FLAGS.min_area, opening=FLAGS.opening, fill_holes=FLAGS.fill_holes)
   viz.save_palette_png(stem.with_name(stem.name + '_classes.png'), segmentation, classes)
   save(viz.draw_segmentation(image, segmentation, classes, legend=False), stem)
 

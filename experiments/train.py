@@ -20,17 +20,17 @@ flags.DEFINE_integer('process_id', None, 'Which of them this is.')
 def main() -> None:
   if FLAGS.config is None:
     raise ValueError('--config is missing; give one of configs/, such as --config configs/digits_lenet.py')
+  if FLAGS.coordinator is None and (FLAGS.num_processes, FLAGS.process_id) != (None, None):
+    raise ValueError('--num_processes and --process_id need --coordinator, the host:port of process 0')
   if FLAGS.coordinator:
     jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
   primary = jax.process_index() == 0
   config = launch.plain(FLAGS.config)
   experiment = build.experiment(config)
   folder = launch.claim_workdir(config, primary=primary)
-  state, metrics = experiment.fit(folder, stop_after=FLAGS.stop_after, started=launch.STARTED)
+  state, _ = experiment.fit(folder, stop_after=FLAGS.stop_after, started=launch.STARTED)
   if primary:
-    steps, step = experiment.fit_options['steps'], int(state.step)
-    more = '' if metrics else ' (nothing was left to do)' if step == steps else ' (continue with the same command)'
-    print(f'step {step} of {steps}{more}; the run is in {folder}')
+    print(f'step {int(state.step)} of {experiment.fit_options["steps"]}; the run is in {folder}')
 
 
 if __name__ == '__main__':

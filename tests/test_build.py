@@ -16,6 +16,11 @@ CONFIG = {
     'train': {'duration': '3 epochs', 'eval_every': '1 epochs'},
 }
 
+DETECTOR = {
+    **CONFIG, 'task': {'name': 'yolov3'}, 'model': {'name': 'yolov3_small', 'width': 4},
+    'data': {'name': 'digit_scenes', 'batch_size': 2, 'canvas': (96, 128), 'train_size': 8, 'val_size': 2},
+}
+
 
 def changed(path, value):
   config = copy.deepcopy(CONFIG)
@@ -26,7 +31,7 @@ def changed(path, value):
 
 def test_durations_in_epochs_become_steps_of_this_data():
   options = build.experiment(CONFIG).fit_options
-  assert options == {'steps': 24, 'eval_every': 8}
+  assert (options['steps'], options['eval_every']) == (24, 8)
 
 
 def test_the_classes_of_the_data_size_the_model():
@@ -44,8 +49,12 @@ def test_a_config_from_json_is_the_same_as_one_with_tuples():
   assert experiment.train_loader.batch(0)['image'].shape == (8, 32, 32, 3)
 
 
-def test_a_task_is_hashable_and_equal_to_itself_made_again():
-  assert build.experiment(CONFIG).task == build.experiment(CONFIG).task
+@pytest.mark.parametrize('detector', [False, True])
+def test_a_task_is_hashable_and_equal_to_itself_made_again(detector):
+  config = DETECTOR if detector else CONFIG
+  one, two = build.experiment(config).task, build.experiment(config).task
+  assert one == two
+  assert hash(one) == hash(two)
 
 
 @pytest.mark.parametrize(('path', 'value', 'message'), [
@@ -64,23 +73,26 @@ def test_a_task_is_hashable_and_equal_to_itself_made_again():
     ('train.duration', 100, "config.train.duration is 100; write it as '300 steps' or '12 epochs'"),
     ('train.accumulate', 3, 'data.batch_size 8 is not divisible by 1 devices x 3 micro-batches; .* 9'),
     ('data.batch_size', 65, 'the source has 64 items, too few for one training batch of 65'),
-    ('task.weights', {'loss_clas': 1.0}, None),
+    ('task.weights', {'loss_clas': 1.0}, 'task.weights has no weight for loss_class; its keys are loss_clas'),
+    ('model.dtype', 'bf16', r"model \(lenet5\) has no dtype 'bf16'; known: float32, bfloat16"),
+    ('task.name', 'yolov3', 'task yolov3 needs a model with anchors and strides, such as .*; LeNet5 has none'),
+    ('train.best', 'AP', "config.train.best 'AP' is no metric of this task; there are loss_class, loss, top1, top5"),
+    ('train.best_mode', 'higher', "config.train.best_mode is 'higher'; it is 'max' or 'min'"),
+    ('train.patience', 3, 'config.train.patience needs config.train.best'),
+    ('train.accumulate', 0, 'config.train.accumulate is 0; it is at least 1'),
+    ('train.log_every', 0, 'config.train.log_every is 0; it is at least 1'),
+    ('train.ema_decay', 2.0, 'config.train.ema_decay is 2.0; it lies between 0 and 1'),
+    ('train.eval_every', '0 steps', "config.train.eval_every is '0 steps', which is no step of this data"),
+    ('data.val_size', 0, 'the validation data is empty'),
+    ('optim.rules', (('(', {'freeze': True}),), r"optim.rules '\(' is no regular expression"),
     ('optim.rules', (('nothing', {'freeze': True}),), "optim.rules 'nothing' matches no parameter; there are "),
     ('optim.warmup', '4 epochs', 'optim.warmup is 32 steps, which is longer than the run of 24 steps'),
 ])
 def test_a_mistake_is_answered_in_one_line_that_names_what_is_known(path, value, message):
   config = changed(path, value)
-  with pytest.raises(ValueError) as caught:
-    experiment = build.experiment(config)
-    jax.eval_shape(lambda: None)
-    weights = experiment.task.weights
-    from vision_jax.tasks import resolve_weights
-    resolve_weights(weights, ('loss_class',))
+  with pytest.raises(ValueError, match=message) as caught:
+    build.experiment(config)
   assert '\n' not in str(caught.value)
-  if message:
-    assert caught.match(message)
-  else:
-    assert caught.match('task.weights has no weight for loss_class; its keys are loss_clas')
 
 
 def test_data_without_the_tasks_targets_names_both():

@@ -10,9 +10,9 @@ import jax
 import optax
 
 from vision_jax import data, models, tasks
-from vision_jax.conventions import ClassMap, check_options, find, option_names
+from vision_jax.conventions import ClassMap, check_options, find, option_defaults, option_names
 from vision_jax.data.loader import Loader
-from vision_jax.tasks.base import Task
+from vision_jax.tasks.base import Task, resolve_weights
 from vision_jax.train import evaluate as evaluate_lib
 from vision_jax.train import loop, optim
 from vision_jax.train import step as step_lib
@@ -53,19 +53,19 @@ class Experiment:
 
   def restore(self, folder: Any, step: str = 'best') -> TrainState:
     """The state of a run folder's checkpoint: 'best' (the last, where no metric is named), 'last' or a step."""
-    best = self.fit_options.get('best')
-    checkpoints = Checkpoints(f'{folder}/checkpoints', best=best, mode=self.fit_options.get('best_mode', 'max'),
-                              create=False)
+    best = self.fit_options['best']
+    checkpoints = Checkpoints(f'{folder}/checkpoints', best=best, mode=self.fit_options['best_mode'], create=False)
     if step not in ('best', 'last') and not str(step).isdigit():
       raise ValueError(f"--step is {step!r}; it is 'best', 'last' or the number of a step")
     number = checkpoints.best_step() if step == 'best' and best else None if step in ('best', 'last') else int(step)
-    shapes = state_shapes(self.task, self.optimiser, self.train_loader.batch(0), ema='ema_decay' in self.fit_options)
+    shapes = state_shapes(self.task, self.optimiser, self.train_loader.batch(0),
+                          ema=self.fit_options['ema_decay'] is not None)
     state, _ = checkpoints.restore(shapes, number)
     checkpoints.close()
     return state
 
-  def evaluate(self, state: TrainState) -> dict[str, float]:
-    """The task's metrics and loss terms over the validation images."""
+  def evaluate(self, state: TrainState) -> tuple[dict[str, float], list[Any]]:
+    """The task's metrics and loss terms over the validation images, and the accumulators they came from."""
     eval_step = step_lib.make_eval_step(self.task)
     return evaluate_lib.evaluate(self.task, eval_step, state.evaluation_variables(), self.val_loader)
 
@@ -91,24 +91,24 @@ def experiment(config: Mapping[str, Mapping[str, Any]]) -> Experiment:
     if section not in config:
       raise ValueError(f'config has no section {section!r}; it needs {", ".join(SECTIONS)}')
   config = {section: _given(config[section]) for section in SECTIONS}
-  train_options = dict(config['train'])
-  seed = train_options.get('seed', 0)
-  accumulate = train_options.get('accumulate', 1)
   train_source, val_source, loading = _sources(config['data'])
   classes = train_source.classes
   name, options = _named('model', config['model'])
   module = models.create(name, num_classes=len(classes), **options)
   name, options = _named('task', config['task'])
   task = tasks.create(name, module, classes, **options)
-  step_lib.check_batch_size(loading['batch_size'], accumulate=accumulate)
   shard = (jax.process_index(), jax.process_count())
-  train_loader = Loader(train_source, fields=task.fields, seed=seed, shard=shard, **loading)
+  train_options = {**option_defaults(loop.fit), **config['train']}
+  _check_counts(train_options)
+  step_lib.check_batch_size(loading['batch_size'], accumulate=train_options['accumulate'])
+  train_loader = Loader(train_source, fields=task.fields, seed=train_options['seed'], shard=shard, **loading)
   val_loader = Loader(val_source, fields=task.fields, shard=shard, **loading)  # which augments nothing in evaluation
+  if not len(val_source):
+    raise ValueError('the validation data is empty; give config.data.val_size at least 1')
   fit_options = _fit_options(train_options, train_loader.steps_per_epoch)
   name, options = _named('optim', config['optim'])
   schedule, options = _schedule(options, fit_options['steps'], train_loader.steps_per_epoch)
-  shapes = jax.eval_shape(lambda key, batch: task.init(key, batch)['params'], jax.random.key(0), train_loader.batch(0))
-  optimiser = optim.create(name, schedule, shapes, **options)
+  optimiser = optim.create(name, schedule, _check_task(task, train_loader.batch(0), fit_options), **options)
   return Experiment(task, classes, optimiser, schedule, train_loader, val_loader, loading, fit_options)
 
 
@@ -143,14 +143,46 @@ def _sources(options: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
   return train, val, {key: value for key, value in options.items() if key in loader_options}
 
 
+def _check_counts(options: Mapping[str, Any]) -> None:
+  """Refuses numbers of the section `train` that no run can have."""
+  for name in ('accumulate', 'log_every', 'patience'):
+    if options[name] is not None and options[name] < 1:
+      raise ValueError(f'config.train.{name} is {options[name]}; it is at least 1')
+  if options['ema_decay'] is not None and not 0.0 < options['ema_decay'] < 1.0:
+    raise ValueError(f'config.train.ema_decay is {options["ema_decay"]}; it lies between 0 and 1')
+  if options['best_mode'] not in ('max', 'min'):
+    raise ValueError(f"config.train.best_mode is {options['best_mode']!r}; it is 'max' or 'min'")
+  if options['patience'] is not None and options['best'] is None:
+    raise ValueError('config.train.patience needs config.train.best, the name of the metric to watch')
+
+
+def _check_task(task: Task, batch: Mapping[str, Any], fit_options: Mapping[str, Any]) -> Any:
+  """The shapes of the parameters; refuses weights and a `best` that do not fit the task, before anything is run."""
+  variables = dict(jax.eval_shape(task.init, jax.random.key(0), batch))
+  params = variables.pop('params')
+  terms, _, _ = jax.eval_shape(lambda params, state, batch, key: task.loss(params, state, batch, key, 0, True),
+                               params, variables, batch, jax.random.key(0))
+  resolve_weights(task.weights, tuple(terms))
+  known = [*terms, 'loss', *(name for accumulator in task.metrics() for name in accumulator.result())]
+  if fit_options['best'] not in (None, *known):
+    raise ValueError(f'config.train.best {fit_options["best"]!r} is no metric of this task; there are '
+                     f'{", ".join(name for name in known if "/" not in name)}')
+  return params
+
+
 def _fit_options(options: Mapping[str, Any], steps_per_epoch: int) -> dict[str, Any]:
   """The section `train` as keyword arguments of `fit`, its durations in steps."""
   known = [o for o in option_names(loop.fit) if o not in ('steps', 'schedule', 'stop_after', 'started')]
+  options = {key: value for key, value in options.items() if key not in ('stop_after', 'started')}
   check_options('config.train', ('duration', *known), options)
   if 'duration' not in options:
     raise ValueError("config.train has no duration; write it as '300 steps' or '12 epochs'")
   durations = {key: optim.parse_duration(options[key], steps_per_epoch=steps_per_epoch, where=f'config.train.{key}')
-               for key in ('duration', 'eval_every', 'checkpoint_every') if key in options}
+               for key in ('duration', 'eval_every', 'checkpoint_every') if isinstance(options[key], str)
+               or key == 'duration'}
+  for key, steps in durations.items():
+    if steps < 1:
+      raise ValueError(f'config.train.{key} is {options[key]!r}, which is no step of this data; make it longer')
   steps = durations.pop('duration')
   return {**{key: value for key, value in options.items() if key != 'duration'}, **durations, 'steps': steps}
 
@@ -159,9 +191,9 @@ def _schedule(options: dict[str, Any], steps: int, steps_per_epoch: int) -> tupl
   """The schedule of the section `optim`, and what is left for the optimiser."""
   if 'lr' not in options:
     raise ValueError('config.optim has no lr; give config.optim.lr')
-  name = options.get('schedule', 'cosine')
-  warmup = optim.parse_duration(options.get('warmup', '0 steps'), steps_per_epoch=steps_per_epoch,
-                                where='config.optim.warmup')
+  name = options['schedule'] if 'schedule' in options else option_defaults(optim.create_schedule)['schedule']
+  warmup = optim.parse_duration(options['warmup'], steps_per_epoch=steps_per_epoch,
+                                where='config.optim.warmup') if 'warmup' in options else 0
   own = {key: value for key, value in options.items() if key in optim.schedule_options(name)}
   left = {key: value for key, value in options.items() if key not in (*own, 'lr', 'schedule', 'warmup')}
   return optim.create_schedule(lr=options['lr'], steps=steps, schedule=name, warmup_steps=warmup, options=own), left

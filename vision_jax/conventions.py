@@ -117,6 +117,12 @@ def option_names(function: Callable) -> tuple[str, ...]:
                if p.kind is p.KEYWORD_ONLY)
 
 
+def option_defaults(function: Callable) -> dict[str, Any]:
+  """The keyword-only options of a function that have a default, and these defaults."""
+  return {p.name: p.default for p in inspect.signature(function).parameters.values()
+          if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+
+
 def check_options(where: str, known: tuple[str, ...], given: Mapping[str, Any]) -> None:
   """Refuses an option that is not known, with one line that names the place, the option and what is known.
 

@@ -123,7 +123,8 @@ def test_named_files_keep_their_order_and_need_no_suffix(tmp_path):
 
 def test_folders_and_files_can_be_mixed(tmp_path):
   (tmp_path / 'sub').mkdir()
-  inside, beside = saved(tmp_path / 'sub', Image.fromarray(RAMP), 'a.png'), saved(tmp_path, Image.fromarray(RAMP), 'b.png')
+  inside = saved(tmp_path / 'sub', Image.fromarray(RAMP), 'a.png')
+  beside = saved(tmp_path, Image.fromarray(RAMP), 'b.png')
   source = ImageFiles([beside, tmp_path / 'sub'])
   assert source.paths == (beside, inside)
   assert [source.name_of(i) for i in range(2)] == [beside.as_posix(), 'a.png']
@@ -131,7 +132,8 @@ def test_folders_and_files_can_be_mixed(tmp_path):
 
 def test_what_cannot_be_a_list_of_images_is_refused_in_one_line(tmp_path):
   for paths, message in ((tmp_path, 'no images in folder .*; known suffixes: .bmp'), ([], 'no image files given'),
-                         ([tmp_path / 'no.png'], 'no such file or folder: .*no.png'), (tmp_path / 'no', 'no such file')):
+                         ([tmp_path / 'no.png'], 'no such file or folder: .*no.png'),
+                         (tmp_path / 'no', 'no such file')):
     with pytest.raises(ValueError, match=message) as caught:
       ImageFiles(paths)
     assert '\n' not in str(caught.value)

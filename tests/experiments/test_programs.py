@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -45,7 +46,11 @@ def photos(tmp_path_factory):
 def trained(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp('runs') / request.param
   config = f'configs/{request.param}.py:smoke'
-  result = program('train', '--config', config, '--workdir', folder, '--config.optim.lr=0.001')
+  options = ('--config', config, '--workdir', folder, '--config.optim.lr=0.001')
+  first = program('train', *options, '--stop_after', 2)
+  assert 'step 2 of 4' in first.stdout
+  result = program('train', *options)
+  assert 'continuing at step 2 of 4' in result.stdout
   return request.param, folder, config, result
 
 
@@ -68,6 +73,8 @@ def test_evaluate_prints_and_writes_what_training_reported(trained):
   last = next(record for record in reversed(logged) if 'val/loss' in record)
   assert written['loss'] == pytest.approx(last['val/loss'], rel=1e-6)
   assert 'loss' in result.stdout
+  if trained[0] != 'digits_scenes_yolo':  # whose classes do not exclude each other
+    assert Image.open(folder / 'evaluation_4.png').size > (100, 100)
 
 
 def test_predict_writes_json_and_pictures_at_original_size(trained, photos, tmp_path):
@@ -78,6 +85,11 @@ def test_predict_writes_json_and_pictures_at_original_size(trained, photos, tmp_
   if name == 'digits_lenet':
     record = json.loads((tmp_path / 'predictions.json').read_text())
     assert [len(image['top']) for image in record['images']] == [5, 5]
+    assert sizes['0000_colour.png'] >= (90, 50)  # the text stands beneath the image
+    picture = np.asarray(Image.open(tmp_path / '0001_grey.png').convert('RGB'))
+    middle = (picture.shape[1] - 70) // 2
+    grey = np.asarray(Image.open(photos / 'grey.png').convert('RGB'))
+    assert any((picture[:120, x:x + 70] == grey).all() for x in (0, middle)), 'the image is there, in its own size'
   else:
     assert sizes['0000_colour.png'] == (90, 50)
     assert sizes['0001_grey.png'] == (70, 120)
@@ -100,7 +112,7 @@ def test_predict_writes_json_and_pictures_at_original_size(trained, photos, tmp_
 def test_train_again_says_that_nothing_is_left(trained):
   _, folder, config, _ = trained
   result = program('train', '--config', config, '--workdir', folder, '--config.optim.lr=0.001')
-  assert 'nothing was left to do' in result.stdout
+  assert 'nothing is left to do at step 4: the run is complete' in result.stdout
 
 
 def test_a_workdir_of_another_configs_run_is_refused_with_the_difference(trained):
@@ -153,9 +165,43 @@ def test_help_names_the_flags():
   assert 'may be given several times' in result.stdout
 
 
-def test_several_cpu_devices_train_without_a_word_about_the_environment(tmp_path):
-  environment = {'XLA_FLAGS': '--xla_force_host_platform_device_count=4', 'JAX_PLATFORMS': 'cpu'}
-  environment['NPROC'] = ''
+@pytest.mark.parametrize('asked', [{'XLA_FLAGS': '--xla_force_host_platform_device_count=4'},
+                                   {'JAX_NUM_CPU_DEVICES': '4'}])
+def test_who_asks_for_several_cpu_devices_gets_the_threads_that_their_collectives_need(tmp_path, asked):
+  code = 'import launch, os, jax; print(os.environ["NPROC"], jax.device_count())'
+  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=100, check=True,
+                          cwd=ROOT / 'experiments', env={**os.environ, 'NPROC': '', 'JAX_PLATFORMS': 'cpu', **asked})
+  assert result.stdout.split() == ['32', '4']
+
+
+def test_four_cpu_devices_train_for_two_hundred_steps_without_hanging(tmp_path):
+  environment = {'XLA_FLAGS': '--xla_force_host_platform_device_count=4', 'JAX_PLATFORMS': 'cpu', 'NPROC': ''}
   result = program('train', '--config', 'configs/digits_lenet.py:smoke', '--workdir', tmp_path / 'run',
+                   '--config.train.duration=200 steps', '--config.train.eval_every=200 steps',
                    environment=environment)
-  assert 'step 4/4' in result.stdout
+  assert 'step 200/200' in result.stdout
+
+
+def test_two_processes_train_one_run_through_the_program(tmp_path):
+  with socket.socket() as probe:
+    probe.bind(('localhost', 0))
+    port = probe.getsockname()[1]
+  command = [sys.executable, str(ROOT / 'experiments' / 'train.py'), '--config', 'configs/digits_lenet.py:smoke',
+             '--workdir', str(tmp_path / 'run'), '--coordinator', f'localhost:{port}', '--num_processes', '2']
+  running = [subprocess.Popen([*command, '--process_id', str(rank)], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                              stderr=subprocess.PIPE, env={**os.environ, 'JAX_PLATFORMS': 'cpu'}) for rank in range(2)]
+  try:
+    outputs = [process.communicate(timeout=200) for process in running]
+  finally:
+    for process in running:
+      process.kill()
+  assert [process.returncode for process in running] == [0, 0], outputs
+  assert 'step 4 of 4' in outputs[0][0]
+  assert 'step' not in outputs[1][0]
+  assert json.loads((tmp_path / 'run' / 'run.json').read_text())['processes'] == 2
+  assert (tmp_path / 'run' / 'checkpoints' / '4').is_dir()
+
+
+def test_processes_without_a_coordinator_are_refused():
+  result = program('train', '--config', 'configs/digits_lenet.py:smoke', '--num_processes', 2, code=2)
+  assert '--num_processes and --process_id need --coordinator' in complaint(result)

@@ -6,8 +6,10 @@ import numpy as np
 import optax
 import pytest
 
+from tests.train import toy
+from vision_jax.train import step as step_lib
 from vision_jax.train.checkpoint import Checkpoints
-from vision_jax.train.state import TrainState
+from vision_jax.train.state import TrainState, create_state, to_host
 
 
 def state(step=0, width=3, name='kernel'):
@@ -45,7 +47,8 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path):
   for path in (tmp_path / '1' / 'state').rglob('*'):
     if path.is_file():
       path.write_bytes(path.read_bytes()[:10])
-  restored, _ = Checkpoints(tmp_path).restore(state())
+  with pytest.warns(UserWarning, match='checkpoint 1 in .* is damaged; trying the one before'):
+    restored, _ = Checkpoints(tmp_path).restore(state())
   assert int(restored.step) == 0
 
 
@@ -54,7 +57,7 @@ def test_no_whole_checkpoint_names_the_damaged_ones(tmp_path):
   for path in (tmp_path / '0' / 'state').rglob('*'):
     if path.is_file():
       path.write_bytes(b'')
-  with pytest.raises(ValueError, match='no whole checkpoint in .*; damaged: 0'):
+  with pytest.warns(UserWarning), pytest.raises(ValueError, match='no whole checkpoint in .*; damaged: 0'):
     Checkpoints(tmp_path).restore(state())
 
 
@@ -81,3 +84,17 @@ def test_saving_copies_before_the_caller_goes_on(tmp_path):
   checkpoints.wait()
   restored, _ = checkpoints.restore(mine)
   np.testing.assert_array_equal(restored.params['x'], 1.0)
+
+
+def test_a_checkpoint_saved_before_donated_steps_holds_the_state_before_them(tmp_path):
+  task, loader, optimiser = toy.ToyTask(), toy.loader(), optax.adam(1e-2)
+  step = step_lib.make_train_step(task, optimiser)
+  now = step_lib.replicate(create_state(task, optimiser, loader.batch(0)))
+  now, _ = step(now, step_lib.shard_batch(loader.batch(0)))
+  expected = to_host(now)
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(now, host={})
+  for i in range(1, 4):  # while it is being written
+    now, _ = step(now, step_lib.shard_batch(loader.batch(i)))
+  checkpoints.wait()
+  chex.assert_trees_all_equal(checkpoints.restore(expected, 1)[0], expected)

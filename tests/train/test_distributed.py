@@ -39,7 +39,11 @@ def launch(folder, processes):
   running = [subprocess.Popen([sys.executable, '-c', PROGRAM, str(rank), str(processes), str(port), str(folder)],
                               env=environment, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
              for rank in range(processes)]
-  outputs = [process.communicate(timeout=150) for process in running]
+  try:
+    outputs = [process.communicate(timeout=150) for process in running]
+  finally:
+    for process in running:
+      process.kill()  # where one has failed the other waits for it
   assert all(process.returncode == 0 for process in running), outputs
   return [pickle.loads((folder / f'result{rank}').read_bytes()) for rank in range(processes)], outputs
 

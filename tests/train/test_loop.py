@@ -15,7 +15,8 @@ import optax
 import pytest
 
 from tests.train import toy
-from vision_jax.train import loop
+from vision_jax.train import evaluate, loop
+from vision_jax.train import step as step_lib
 from vision_jax.train.checkpoint import Checkpoints
 from vision_jax.train.state import state_shapes
 
@@ -61,6 +62,8 @@ def test_the_log_holds_every_scalar_and_the_evaluations(straight):
 def test_an_evaluation_covers_every_image_once_with_a_ragged_last_batch(straight):
   (_, metrics), _ = straight
   assert metrics['images'] == 10  # batches of 8
+  evaluate_again = evaluated(10)
+  assert evaluate_again == sorted(set(evaluate_again)) == list(range(10))
   assert metrics['objects'] == sum(toy.COUNTS[:10])
 
 
@@ -94,9 +97,9 @@ def test_killed_while_a_checkpoint_is_written_a_run_ends_in_the_same_state(strai
       break
   process.wait(timeout=60)
   assert process.returncode == -signal.SIGKILL
-  whole = Checkpoints(tmp_path / 'checkpoints', create=False).steps()
-  assert whole, 'some checkpoint must be whole'
-  assert whole[-1] < STEPS
+  assert Checkpoints(tmp_path / 'checkpoints', create=False).steps()[-1] == 6
+  unfinished = [path.name for path in (tmp_path / 'checkpoints').iterdir() if path.name.startswith('8.')]
+  assert unfinished, 'the kill missed the write'
   resumed, _ = fit(tmp_path)
   chex.assert_trees_all_equal(resumed, expected)
 
@@ -109,6 +112,14 @@ def test_a_term_that_is_not_finite_stops_training_and_the_good_checkpoint_stays(
   assert checkpoints.steps()[-1] == 10
   state, _ = checkpoints.restore(state_shapes(task, optax.adam(1e-2), toy.loader().batch(0), ema=True))
   chex.assert_tree_all_finite(state.params)
+
+
+def evaluated(size):
+  """The indices of the images that an evaluation of so many hands to the accumulators."""
+  task = toy.ToyTask()
+  variables = task.init(jax.random.key(0), toy.loader().batch(0))
+  evaluate.evaluate(task, step_lib.make_eval_step(task), variables, toy.loader(size))
+  return list(toy.Counter.seen_last)
 
 
 class Worsening(toy.ToyTask):
@@ -145,26 +156,70 @@ def test_a_best_that_is_no_metric_is_an_error_that_names_the_metrics(tmp_path):
     fit(tmp_path, best='AP', eval_every=1)
 
 
-def test_sigterm_ends_the_step_saves_and_can_be_continued(straight, tmp_path):
+@pytest.mark.parametrize('at', ['in a step', 'in the log', 'in an evaluation'])
+def test_sigterm_ends_the_step_saves_and_can_be_continued(straight, tmp_path, monkeypatch, at):
   (expected, _), _ = straight
+  place = {'in a step': (loop.Log, 'advance', 7), 'in the log': (loop.Log, 'training', 2),
+           'in an evaluation': (toy.Counter, 'result', 1)}[at]
+  owner, name, when = place
+  original, calls = getattr(owner, name), []
 
-  class Killing(toy.Counter):
-
-    def result(self):
+  def killing(*args, **options):
+    calls.append(1)
+    if len(calls) == when:
       os.kill(os.getpid(), signal.SIGTERM)
-      return super().result()
-
-  class Task(toy.ToyTask):
-
-    def metrics(self):
-      return [Killing()]
+    return original(*args, **options)
 
   before = signal.getsignal(signal.SIGTERM)
-  state, _ = fit(tmp_path, task=Task(toy.Net(norm=True)), eval_every=10)
-  assert int(state.step) == 10
+  with monkeypatch.context() as patch:
+    patch.setattr(owner, name, killing)
+    state, _ = fit(tmp_path)
+  step = int(state.step)
+  assert step in {'in a step': (7,), 'in the log': (8, 9), 'in an evaluation': (10, 11)}[at]
+  assert Checkpoints(tmp_path / 'checkpoints', create=False).steps()[-1] == step
   assert signal.getsignal(signal.SIGTERM) == before
   resumed, _ = fit(tmp_path)
   chex.assert_trees_all_equal(resumed, expected)
+
+
+def test_a_damaged_newest_checkpoint_is_made_again(straight, tmp_path):
+  (expected, _), _ = straight
+  fit(tmp_path)
+  for path in (tmp_path / 'checkpoints' / '20' / 'state').rglob('*'):
+    if path.is_file():
+      path.write_bytes(path.read_bytes()[:10])
+  with pytest.warns(UserWarning, match='checkpoint 20 in .* is damaged; trying the one before'):
+    fit(tmp_path)
+  checkpoints = Checkpoints(tmp_path / 'checkpoints', create=False)
+  shapes = state_shapes(toy.ToyTask(toy.Net(norm=True)), optax.adam(1e-2), toy.loader().batch(0), ema=True)
+  chex.assert_trees_all_equal(checkpoints.restore(shapes, 20)[0], expected)
+
+
+def test_a_continued_run_leaves_each_step_once_in_the_log(tmp_path):
+  fit(tmp_path, stop_after=9)
+  with open(tmp_path / 'metrics.jsonl', 'a') as file:
+    file.write('{"step": 12, "train/loss": 1.0}\n{"step": 13, "trai')  # of a run that was killed
+  fit(tmp_path)
+  steps = [r['step'] for r in records(tmp_path) if 'train/loss' in r]
+  assert steps == [4, 8, 9, 12, 16, 20]
+
+
+def test_a_failing_evaluation_does_not_cost_the_steps_before_it(tmp_path, monkeypatch):
+
+  def fail(self):
+    raise ValueError('a validation image is corrupt')
+
+  monkeypatch.setattr(toy.Counter, 'result', fail)
+  with pytest.raises(ValueError, match='a validation image is corrupt'):
+    fit(tmp_path, checkpoint_every=100)
+  assert Checkpoints(tmp_path / 'checkpoints', create=False).steps() == (10,)
+
+
+def test_a_best_that_is_never_defined_ends_early_with_a_reason(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(toy.Counter, 'result', lambda self: {'score': float('nan')})
+  state, _ = fit(tmp_path, eval_every=2, best='score', patience=3)
+  assert int(state.step) == 6
+  assert 'score was not defined in 3 evaluations' in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_another_model_names_what_is_missing_and_unexpected(straight):
@@ -175,12 +230,10 @@ def test_a_checkpoint_of_another_model_names_what_is_missing_and_unexpected(stra
 
 
 def test_a_validation_set_smaller_than_one_batch_is_counted_right():
-  from vision_jax.train import evaluate
-  from vision_jax.train import step as step_lib
   task = toy.ToyTask()
   variables = task.init(jax.random.key(0), toy.loader().batch(0))
   eval_step = step_lib.make_eval_step(task)
-  metrics = evaluate.evaluate(task, eval_step, variables, toy.loader(3))
+  metrics, _ = evaluate.evaluate(task, eval_step, variables, toy.loader(3))
   assert (metrics['images'], metrics['objects']) == (3, sum(toy.COUNTS[:3]))
   whole = toy.loader(3, batch_size=3).batch(0)
   terms, _, _ = task.loss(variables['params'], {}, whole, None, 0, False)

@@ -1,5 +1,7 @@
 """One update: what it divides by, what it accumulates, what it donates."""
 
+import contextlib
+
 import chex
 import jax
 import numpy as np
@@ -70,18 +72,38 @@ def test_the_moving_average_follows_parameters_and_batch_statistics():
   chex.assert_trees_all_equal(one.evaluation_variables()['params'], one.ema['params'])
 
 
-def test_the_step_compiles_once_over_two_epochs():
-  traced = []
+@contextlib.contextmanager
+def compilations():
+  """A list that grows with each program that XLA compiles, or takes from the persistent cache."""
+  found = []
 
-  class Counting(toy.ToyTask):
+  def listen(name, seconds, **details):
+    if name.endswith('backend_compile_duration'):
+      found.append(details)
 
-    def loss(self, *args):
-      traced.append(1)
-      return super().loss(*args)
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    yield found
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
 
-  loader = toy.loader()
-  run(2 * loader.steps_per_epoch, task=Counting(), loader=loader)
-  assert len(traced) == 1  # and what is traced once under pmap is compiled once
+
+@pytest.mark.parametrize('canvases', [[(8, 12)], [(8, 12), (16, 12)]])
+def test_the_step_compiles_once_for_each_canvas_over_two_epochs(canvases):
+  task, optimiser = toy.ToyTask(toy.Mean()), optax.adam(1e-2)
+  loaders = [toy.loader(canvas=canvas) for canvas in canvases]
+  step = step_lib.make_train_step(task, optimiser)
+  state = step_lib.replicate(create_state(task, optimiser, loaders[0].batch(0)))
+  with compilations() as found:
+    for loader in loaders:
+      before = len(found)
+      state, _ = step(state, step_lib.shard_batch(loader.batch(0)))
+      assert len(found) > before, 'a new canvas compiles'
+    before = len(found)
+    for i in range(1, 2 * loaders[0].steps_per_epoch):
+      for loader in loaders:
+        state, _ = step(state, step_lib.shard_batch(loader.batch(i)))
+    assert len(found) == before, found[before:]
 
 
 def test_a_copy_taken_before_a_donated_step_keeps_its_values():
@@ -118,11 +140,27 @@ DEVICES = """
 import sys, pickle, jax, optax, numpy as np
 from tests.train import toy
 from tests.train.test_step import run
+from vision_jax.train.state import create_state
 out = {}
 norm = {'task': toy.ToyTask(toy.Net(norm=True))}
 for name, options in {'plain': {}, 'accumulated': {'accumulate': 2}, 'norm': norm}.items():
     out[name] = run(loader=toy.loader(48, batch_size=16), **options)
 out['devices'] = jax.local_device_count()
+from vision_jax.train import step as step_lib
+try:
+    step_lib.check_batch_size(30)
+    out['refused'] = None
+except ValueError as error:
+    out['refused'] = str(error)
+# out_axes=None would hand out device 0's values without a word, so look at every device's.
+loader = toy.loader(48, batch_size=16)
+task, optimiser = toy.ToyTask(toy.Net(norm=True)), optax.adam(1e-2)
+state = step_lib.replicate(create_state(task, optimiser, loader.batch(0), ema=True))
+step = step_lib.make_train_step(task, optimiser, ema_decay=0.9)
+for i in range(3):
+    state, logs = step(state, step_lib.shard_batch(loader.batch(i)))
+leaves = jax.tree.leaves((state, logs))
+out['replicas'] = [[np.asarray(shard.data) for shard in leaf.addressable_shards] for leaf in leaves]
 pickle.dump(out, open(sys.argv[1], 'wb'))
 """
 
@@ -146,6 +184,20 @@ def test_one_device_and_eight_give_the_same_parameters_with_very_uneven_objects(
   for name in ('plain', 'accumulated'):
     chex.assert_trees_all_close(one[name][0].params, eight[name][0].params, rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_close(one[name][1], eight[name][1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.medium
+def test_the_replicas_of_state_and_logs_agree_on_all_eight_devices(one_and_eight):
+  replicas = one_and_eight[1]['replicas']
+  assert all(len(values) == 8 for values in replicas)
+  assert all((value == values[0]).all() for values in replicas for value in values)
+
+
+@pytest.mark.medium
+def test_a_batch_size_that_eight_devices_do_not_divide_is_an_error_with_the_nearest_one(one_and_eight):
+  message = 'data.batch_size 30 is not divisible by 8 devices x 1 micro-batches; the nearest that is: 32'
+  assert one_and_eight[0]['refused'] is None
+  assert one_and_eight[1]['refused'] == message
 
 
 @pytest.mark.medium

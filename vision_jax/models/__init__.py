@@ -32,6 +32,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+DTYPES = ('float32', 'bfloat16', 'float16')
+
+
 def create(name: str, **kwargs: Any) -> nn.Module:
   """The model called `name`, with the options that its constructor knows.
 
@@ -43,7 +46,7 @@ def create(name: str, **kwargs: Any) -> nn.Module:
     A Linen module, without variables.
 
   Raises:
-    ValueError: an unknown name or option, with what is close and what is known.
+    ValueError: an unknown name, option or dtype, with what is close and what is known.
 
   >>> create('unet_small', num_classes=11).num_classes
   11
@@ -53,6 +56,8 @@ def create(name: str, **kwargs: Any) -> nn.Module:
   """
   constructor = find(MODELS, 'model', name)
   check_options(f'model ({name})', options(name), kwargs)
+  if isinstance(kwargs.get('dtype'), str) and kwargs['dtype'] not in DTYPES:
+    raise ValueError(f'model ({name}) has no dtype {kwargs["dtype"]!r}; known: {", ".join(DTYPES)}')
   return constructor(**kwargs)
 
 

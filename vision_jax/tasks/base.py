@@ -41,19 +41,23 @@ class Task(Protocol):
     """Fresh whole-dataset accumulators (`metrics.base.Accumulator`)."""
 
 
-def apply_module(module: nn.Module, params: Any, model_state: Mapping[str, Any], image: Array, *, key: Array | None,
-                 train: bool) -> tuple[Any, Mapping[str, Any]]:
-  """The module's outputs on images [B, H, W, 3], and its state after them (unchanged unless `train`)."""
+def apply_module(module: nn.Module, params: Any, model_state: Mapping[str, Any], image: Array, *, train: bool
+                 ) -> tuple[Any, Mapping[str, Any]]:
+  """The module's outputs on images [B, H, W, 3], and its state after them (unchanged unless `train`).
+
+  The module gets no random key, so one that draws noise is refused by Linen: a key shared by all devices would repeat
+  itself on each of them. What a task draws, it folds from (key, `batch['position']`).
+  """
   variables = {'params': params, **model_state}
   if not train:
     return module.apply(variables, image, train=False), model_state
-  outputs, updated = module.apply(variables, image, train=True, mutable=list(model_state), rngs={'dropout': key})
+  outputs, updated = module.apply(variables, image, train=True, mutable=list(model_state))
   return outputs, {**model_state, **updated}
 
 
 def init_module(module: nn.Module, key: Array, batch: Batch) -> Variables:
   """Fresh variables of a module that is called with images; one image is enough for their shapes."""
-  return module.init({'params': key, 'dropout': key}, batch['image'][:1], train=False)
+  return module.init(key, batch['image'][:1], train=False)
 
 
 def resolve_weights(weights: tuple[tuple[str, float], ...], names: Sequence[str]) -> dict[str, float]:

@@ -37,7 +37,7 @@ class Classification:
     return base.init_module(self.module, key, batch)
 
   def loss(self, params: Any, model_state: Any, batch: Batch, key: Array, step: Array, train: bool):
-    logits, model_state = base.apply_module(self.module, params, model_state, batch['image'], key=key, train=train)
+    logits, model_state = base.apply_module(self.module, params, model_state, batch['image'], train=train)
     valid, label = batch['valid'], batch['label']
     cross_entropy = losses.softmax_cross_entropy(logits, label, label_smoothing=self.label_smoothing)
     count = valid.sum().astype(jnp.float32)

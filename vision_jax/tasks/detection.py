@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 from flax import linen as nn
+from flax.core import FrozenDict
 
 from vision_jax import losses, metrics, ops
 from vision_jax.conventions import Array, Batch, ClassMap, Term, Variables
@@ -37,7 +38,7 @@ class Detection:
     return base.init_module(self.module, key, batch)
 
   def loss(self, params: Any, model_state: Any, batch: Batch, key: Array, step: Array, train: bool):
-    outputs, model_state = base.apply_module(self.module, params, model_state, batch['image'], key=key, train=train)
+    outputs, model_state = base.apply_module(self.module, params, model_state, batch['image'], train=train)
     return self.criterion(outputs, batch), {}, model_state
 
   def predict(self, variables: Variables, batch: Batch) -> dict[str, Array]:
@@ -45,6 +46,29 @@ class Detection:
 
   def metrics(self) -> list[Any]:
     return [metrics.DetectionAP(self.classes)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Criterion:
+  """A composite loss of (outputs, boxes, labels) with its options, as a function of (outputs, batch); hashable."""
+
+  loss: Callable[..., dict[str, Term]]
+  options: FrozenDict
+
+  def __call__(self, outputs: Any, batch: Batch) -> dict[str, Term]:
+    return self.loss(outputs, batch['boxes'], batch['labels'], boxes_valid=batch['boxes_valid'], valid=batch['valid'],
+                     **self.options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decode:
+  """A decoding of outputs with its options, as a function of (outputs, batch); hashable."""
+
+  decode: Callable[..., dict[str, Array]]
+  options: FrozenDict
+
+  def __call__(self, outputs: Any, batch: Batch) -> dict[str, Array]:
+    return self.decode(outputs, image_size=batch['image_size'], **self.options)
 
 
 def yolov3(module: nn.Module, classes: ClassMap, *, box_loss: str = 'giou', ignore_threshold: float = 0.7,
@@ -63,16 +87,13 @@ def yolov3(module: nn.Module, classes: ClassMap, *, box_loss: str = 'giou', igno
       wants about 0.3.
     weights: of `loss_box`, `loss_objectness` and `loss_class`.
   """
+  if not hasattr(module, 'anchors'):
+    raise ValueError(f'task yolov3 needs a model with anchors and strides, such as yolov3_small; '
+                     f'{type(module).__name__} has none')
   layout = {'anchors': module.anchors, 'strides': module.strides}
-  matching = {'box_loss': box_loss, 'ignore_threshold': ignore_threshold, 'objectness_target': objectness_target,
-              'extra_match_iou': extra_match_iou, 'label_smoothing': label_smoothing}
-
-  def criterion(outputs: Any, batch: Batch) -> dict[str, Term]:
-    return losses.yolov3_loss(outputs, batch['boxes'], batch['labels'], boxes_valid=batch['boxes_valid'],
-                              valid=batch['valid'], **layout, **matching)
-
-  def decode(outputs: Any, batch: Batch) -> dict[str, Array]:
-    return ops.yolov3_decode(outputs, image_size=batch['image_size'], score_threshold=score_threshold,
-                             iou_threshold=iou_threshold, max_detections=max_detections, **layout)
-
+  criterion = Criterion(losses.yolov3_loss, FrozenDict(
+      layout, box_loss=box_loss, ignore_threshold=ignore_threshold, objectness_target=objectness_target,
+      extra_match_iou=extra_match_iou, label_smoothing=label_smoothing))
+  decode = Decode(ops.yolov3_decode, FrozenDict(
+      layout, score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections))
   return Detection(module, classes, criterion, decode, weights)

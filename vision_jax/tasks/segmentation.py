@@ -39,7 +39,7 @@ class Segmentation:
     return base.init_module(self.module, key, batch)
 
   def loss(self, params: Any, model_state: Any, batch: Batch, key: Array, step: Array, train: bool):
-    logits, model_state = base.apply_module(self.module, params, model_state, batch['image'], key=key, train=train)
+    logits, model_state = base.apply_module(self.module, params, model_state, batch['image'], train=train)
     terms = losses.segmentation_loss(logits, batch['segmentation'], class_weights=self.class_weights,
                                      label_smoothing=self.label_smoothing, pixels_valid=batch['pixels_valid'],
                                      valid=batch['valid'])

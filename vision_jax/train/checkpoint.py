@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import pathlib
 from typing import Any
+import warnings
 
 import jax
 import numpy as np
@@ -53,11 +54,15 @@ class Checkpoints:
       registry.add('state', args, ocp.PyTreeCheckpointHandler())
     for args in (ocp.args.JsonSave, ocp.args.JsonRestore):
       registry.add('host', args, ocp.JsonCheckpointHandler())
+    self._damaged: set[int] = set()  # seen by restore; the run makes these steps again
     self._manager = ocp.CheckpointManager(self.folder, options=options, handler_registry=registry)
 
   def save(self, state: Any, *, host: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> None:
     """Copies the state to the host, then writes it in the background under its own step; a second save is no news."""
     step = int(state.step)
+    if step in self._damaged:
+      self._manager.delete(step)
+      self._damaged.discard(step)
     if step in self._manager.all_steps():
       return
     # A copy: the next step donates, and so overwrites, the buffers of this one.
@@ -95,6 +100,8 @@ class Checkpoints:
         raise
       except Exception as error:  # orbax raises many kinds for a damaged file; the step before may still be whole
         damaged.append(f'{candidate} ({type(error).__name__})')
+        self._damaged.add(candidate)
+        warnings.warn(f'checkpoint {candidate} in {self.folder} is damaged; trying the one before', stacklevel=2)
     raise ValueError(f'no whole checkpoint in {self.folder}; damaged: {", ".join(damaged)}; start a fresh --workdir')
 
   def _read(self, like: Any, step: int) -> tuple[Any, dict[str, Any]]:

@@ -57,7 +57,7 @@ def to_original(prediction: Mapping[str, np.ndarray], batch: Batch, row: int) ->
   return restored
 
 
-def evaluate(task: Task, eval_step: Callable, variables: Variables, loader: Any) -> dict[str, float]:
+def evaluate(task: Task, eval_step: Callable, variables: Variables, loader: Any) -> tuple[dict[str, float], list[Any]]:
   """The task's metrics and loss terms over a whole source, every image once, merged over all processes.
 
   Args:
@@ -67,7 +67,7 @@ def evaluate(task: Task, eval_step: Callable, variables: Variables, loader: Any)
     loader: its `eval_batches()` give this process's share, its `source` the ground truth.
 
   Returns:
-    Flat names and values: each accumulator's, each Term's mean, and `loss`, their weighted sum.
+    Flat names and values (each accumulator's, each Term's mean, and `loss`, their weighted sum), and the accumulators.
   """
   accumulators, totals = list(task.metrics()), {}
   for index, prediction in predictions(eval_step, variables, loader.eval_batches(), totals):
@@ -80,7 +80,7 @@ def evaluate(task: Task, eval_step: Callable, variables: Variables, loader: Any)
   weights = step_lib.resolve_weights(task.weights, tuple(means))
   loss = sum(weights[name] * mean for name, mean in means.items())
   results = [accumulator.result() for accumulator in accumulators]
-  return {**{name: value for result in results for name, value in result.items()}, **means, 'loss': loss}
+  return {**{name: value for result in results for name, value in result.items()}, **means, 'loss': loss}, accumulators
 
 
 def _merged(accumulators: Sequence[Any]) -> list[Any]:

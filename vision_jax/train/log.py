@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import json
+import math
 import pathlib
 import sys
 import time
@@ -32,6 +33,7 @@ class Log:
     if not primary:
       return
     folder = pathlib.Path(folder)
+    _keep_until(folder / 'metrics.jsonl', start)
     self._file = open(folder / 'metrics.jsonl', 'a', encoding='utf-8')  # noqa: SIM115  closed by close()
     self._board = _tensorboard(folder / 'tensorboard')
     if sys.stderr.isatty():
@@ -42,9 +44,7 @@ class Log:
     if not self.primary:
       return
     values = {name: float(value) for name, value in values.items()}
-    # JSON has no NaN: what is not a number (an AP without ground truth) is written as null.
-    record = {name: value if value - value == 0.0 else None for name, value in values.items()}
-    self._file.write(json.dumps({'step': step, **record}) + '\n')
+    self._file.write(json.dumps({'step': step, **json_scalars(values)}) + '\n')
     self._file.flush()
     for name, value in values.items():
       if self._board:
@@ -97,6 +97,30 @@ class Log:
     for part in (self._bar, self._file, self._board):
       if part is not None:
         part.close()
+
+
+def json_scalars(values: Mapping[str, float]) -> dict[str, float | None]:
+  """Scalars for JSON, which has no NaN: what is not defined (an AP without ground truth) becomes null.
+
+  >>> json_scalars({'AP': float('nan'), 'loss': 0.5})
+  {'AP': None, 'loss': 0.5}
+  """
+  return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _keep_until(path: pathlib.Path, step: int) -> None:
+  """Drops the records of steps that a continued run makes again, and a line that a kill cut off."""
+  if not path.exists():
+    return
+  kept = []
+  for line in path.read_text(encoding='utf-8').splitlines():
+    try:
+      record = json.loads(line)
+    except json.JSONDecodeError:
+      continue
+    if record['step'] <= step:
+      kept.append(line + '\n')
+  path.write_text(''.join(kept), encoding='utf-8')
 
 
 def clock(seconds: float) -> str:

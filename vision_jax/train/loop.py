@@ -71,8 +71,9 @@ def fit(task: Task, optimiser: optax.GradientTransformation, train_loader: Any, 
   last = first if stopping.done else last
   log = Log(folder, steps=steps, batch_size=train_loader.batch_size, start=first, primary=jax.process_index() == 0)
   if first:
-    log.line(f'continuing at step {first} of {steps}')
-  window, metrics, waited = _Window(), {}, train_loader.seconds_waited
+    log.line(f'continuing at step {first} of {steps}' if first < last else f'nothing is left to do at step {first}: '
+             + (stopping.reason if stopping.done else 'the run is complete'))
+  window, metrics, dropped = _Window(), {}, train_loader.dropped_objects
   batches = train_loader.batches(first, last)
   try:
     with _interruptible() as interrupted:
@@ -82,17 +83,23 @@ def fit(task: Task, optimiser: optax.GradientTransformation, train_loader: Any, 
         if step == first + 1:
           window.drain()
           log.first_step(step, time.perf_counter() - started if started else None)
+          waited = train_loader.seconds_waited
         log.advance()
-        final = step == last or interrupted.is_set() or stopping.done
+        interrupt = interrupted.is_set()  # read once: what stops the loop below has been saved in this step
+        final = step == last or interrupt
         if step % log_every == 0 or final:
-          extra = {'learning_rate': schedule(step - 1), 'dropped_objects': train_loader.dropped_objects}
+          extra = {'learning_rate': schedule(step - 1), 'dropped_objects': train_loader.dropped_objects - dropped}
           log.training(step, {**window.means(), **extra}, train_loader.seconds_waited - waited)
           waited = train_loader.seconds_waited
         if step % eval_every == 0 or step == steps:
           begun = time.perf_counter()
           window.drain()
-          metrics = evaluate_lib.evaluate(task, eval_step, state.evaluation_variables(), val_loader)
-          stopping.update(step, metrics)
+          try:
+            metrics, _ = evaluate_lib.evaluate(task, eval_step, state.evaluation_variables(), val_loader)
+            stopping.update(step, metrics)
+          except Exception:  # a bad validation image, say, must not cost the steps since the last checkpoint
+            checkpoints.save(state, host=stopping.record)
+            raise
           log.scalars(step, {f'val/{name}': value for name, value in metrics.items()})
           log.line(f'evaluation at step {step}{" (moving average)" if state.ema else ""}: {summary(metrics)}')
           # A best that is not defined (an AP without ground truth) can be no one's best.
@@ -102,8 +109,8 @@ def fit(task: Task, optimiser: optax.GradientTransformation, train_loader: Any, 
         elif step % checkpoint_every == 0 or final:
           window.drain()
           checkpoints.save(state, host=stopping.record, metrics=None)
-        if interrupted.is_set() or stopping.done:
-          log.line(f'stopped at step {step}: {"interrupted" if interrupted.is_set() else stopping.reason}')
+        if interrupt or stopping.done:
+          log.line(f'stopped at step {step}: {stopping.reason if stopping.done else "interrupted"}')
           break
   finally:
     batches.close()
@@ -185,6 +192,8 @@ class _Stopping:
 
   @property
   def reason(self) -> str:
+    if self.record['best'] is None:
+      return f'{self._best} was not defined in {self.record["without_gain"]} evaluations'
     return (f'{self._best} was no better than {self.record["best"]:.4g} of step {self.record["best_step"]} '
             f'in {self.record["without_gain"]} evaluations')
 

@@ -38,10 +38,13 @@ def cosine_schedule(lr: float, steps: int, *, final: float = 0.0) -> optax.Sched
 
 def step_schedule(lr: float, steps: int, *, boundaries: tuple[float, ...] = (0.5, 0.75),
                   factor: float = 0.1) -> optax.Schedule:
-  """`lr` times `factor` after each boundary, given as a share of the run in (0, 1)."""
+  """`lr` times `factor` after each boundary, given as a share in (0, 1) of the steps after the warm-up."""
   if not all(0.0 < share < 1.0 for share in boundaries):
     raise ValueError(f'optim.boundaries {tuple(boundaries)} must be shares of the run between 0 and 1')
-  return optax.piecewise_constant_schedule(lr, {round(share * steps): factor for share in boundaries})
+  scales: dict[int, float] = {}
+  for share in boundaries:
+    scales[round(share * steps)] = factor * scales.get(round(share * steps), 1.0)
+  return optax.piecewise_constant_schedule(lr, scales)
 
 
 def polynomial_schedule(lr: float, steps: int, *, power: float = 0.9, final: float = 0.0) -> optax.Schedule:
@@ -122,6 +125,10 @@ def parameter_rules(params: Any, rules: Rules) -> Any:
   matched = {pattern: 0 for pattern, _ in rules}
   for pattern, values in rules:
     check_options(f'optim.rules {pattern!r}', ('freeze', 'lr', 'decay'), values)
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      raise ValueError(f'optim.rules {pattern!r} is no regular expression: {error}') from None
 
   def settings(path, leaf):
     name = jax.tree_util.keystr(path, simple=True, separator='/')

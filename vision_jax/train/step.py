@@ -1,9 +1,9 @@
 """One training step and one evaluation step; the only file with pmap.
 
-The state has no device axis: `pmap(step, in_axes=(None, 0), out_axes=(None, 0))` takes and gives it un-replicated. Each
-device sees its share of the global batch, the divisors of the Terms are summed over all of them, and so are the
-gradients: one device and eight give the same update (BatchNorm apart, whose statistics are those of one device's share
-and whose running averages are then averaged).
+The state has no device axis: `pmap(step, in_axes=(None, 0), out_axes=None)` takes and gives it un-replicated, and what
+it logs is summed over the devices inside. Each device sees its share of the global batch, the divisors of the Terms are
+summed over all of them, and so are the gradients: one device and eight give the same update (BatchNorm apart, whose
+statistics are those of one device's share and whose running averages are then averaged).
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def make_train_step(task: Task, optimiser: optax.GradientTransformation, *, seed
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     grads, terms, scalars, model_state = gradients(task, state, batch, key)
-    model_state = jax.tree.map(lambda old, new: old if new is old else lax.pmean(new, AXIS), state.model_state,
-                               model_state)
+    if 'batch_stats' in model_state:
+      model_state = {**model_state, 'batch_stats': lax.pmean(model_state['batch_stats'], AXIS)}
     updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
