@@ -375,7 +375,7 @@ SOUND = [
   (functions_are_short, 'vision_jax/ops/a.py', 'def f():\n  """A.\n' + '\n' * 90 + '  """\n'),
   (comments_hold_no_code_and_no_plans, 'vision_jax/ops/a.py', '# [B, H, W]\n# why\n# y = a / b\nx = 1  # noqa: E402\n'),
   (comments_hold_no_code_and_no_plans, 'vision_jax/ops/a.py', '# for a reason: sums are cheap\n'),
-  (no_file_names_a_place_on_some_machine, 'README.md', '../work/x and net/work/y, --workdir runs/home/a'),
+  (no_file_names_a_place_on_some_machine, 'README.md', '../home/x and net/home/y, --workdir runs/home/a'),
 ]
 
 

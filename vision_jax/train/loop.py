@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import functools
 import math
 import pathlib
 import signal
@@ -92,23 +93,12 @@ def fit(task: Task, optimiser: optax.GradientTransformation, train_loader: Any, 
           log.training(step, {**window.means(), **extra}, train_loader.seconds_waited - waited)
           waited = train_loader.seconds_waited
         if step % eval_every == 0 or step == steps:
-          begun = time.perf_counter()
           window.drain()
-          try:
-            metrics, _ = evaluate_lib.evaluate(task, eval_step, state.evaluation_variables(), val_loader)
-            stopping.update(step, metrics)
-          except Exception:  # a bad validation image, say, must not cost the steps since the last checkpoint
-            checkpoints.save(state, host=stopping.record)
-            raise
-          log.scalars(step, {f'val/{name}': value for name, value in metrics.items()})
-          log.line(f'evaluation at step {step}{" (moving average)" if state.ema else ""}: {summary(metrics)}')
-          # A best that is not defined (an AP without ground truth) can be no one's best.
-          defined = best is None or math.isfinite(metrics[best])
-          checkpoints.save(state, host=stopping.record, metrics=metrics if defined else None)
-          log.pause(time.perf_counter() - begun)
+          evaluate = functools.partial(evaluate_lib.evaluate, task, eval_step, state.evaluation_variables(), val_loader)
+          metrics = _evaluate_and_save(evaluate, state, step, stopping, checkpoints, log)
         elif step % checkpoint_every == 0 or final:
           window.drain()
-          checkpoints.save(state, host=stopping.record, metrics=None)
+          checkpoints.save(state, host=stopping.record)
         if interrupt or stopping.done:
           log.line(f'stopped at step {step}: {stopping.reason if stopping.done else "interrupted"}')
           break
@@ -117,6 +107,24 @@ def fit(task: Task, optimiser: optax.GradientTransformation, train_loader: Any, 
     log.close()
     checkpoints.close()
   return to_host(state), metrics
+
+
+def _evaluate_and_save(evaluate: Callable[[], tuple[dict[str, float], list[Any]]], state: TrainState, step: int,
+                       stopping: _Stopping, checkpoints: Checkpoints, log: Log) -> dict[str, float]:
+  """The metrics of a step, logged, judged by the early stopping, and saved with the state."""
+  begun = time.perf_counter()
+  try:
+    metrics, _ = evaluate()
+    defined = stopping.update(step, metrics)
+  except Exception:  # a bad validation image, say, must not cost the steps since the last checkpoint
+    checkpoints.save(state, host=stopping.record)
+    raise
+  log.scalars(step, {f'val/{name}': value for name, value in metrics.items()})
+  log.line(f'evaluation at step {step}{" (moving average)" if state.ema else ""}: {summary(metrics)}')
+  # A best that is not defined (an AP without ground truth) can be no one's best.
+  checkpoints.save(state, host=stopping.record, metrics=metrics if defined else None)
+  log.pause(time.perf_counter() - begun)
+  return metrics
 
 
 def summary(metrics: Mapping[str, float]) -> str:
@@ -175,9 +183,10 @@ class _Stopping:
     self._best, self._sign, self._patience, self._delta = best, 1.0 if mode == 'max' else -1.0, patience, min_delta
     self.record: dict[str, Any] = {'best': None, 'best_step': None, 'without_gain': 0}
 
-  def update(self, step: int, metrics: Mapping[str, float]) -> None:
+  def update(self, step: int, metrics: Mapping[str, float]) -> bool:
+    """Takes an evaluation into account; whether its best metric is defined."""
     if self._best is None:
-      return
+      return True
     if self._best not in metrics:
       raise ValueError(f'train.best {self._best!r} is no metric of this task; there are {", ".join(sorted(metrics))}')
     value, best = metrics[self._best], self.record['best']
@@ -185,6 +194,7 @@ class _Stopping:
       self.record = {'best': value, 'best_step': step, 'without_gain': 0}
     else:
       self.record = {**self.record, 'without_gain': self.record['without_gain'] + 1}
+    return math.isfinite(value)
 
   @property
   def done(self) -> bool:
