@@ -42,7 +42,8 @@ def photos(tmp_path_factory):
   return folder
 
 
-@pytest.fixture(scope='module', params=['digits_lenet', 'digits_scenes_yolo', 'digits_scenes_unet'])
+@pytest.fixture(scope='module', params=['digits_lenet', pytest.param('digits_scenes_yolo', marks=pytest.mark.slow),
+                                        pytest.param('digits_scenes_unet', marks=pytest.mark.slow)])
 def trained(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp('runs') / request.param
   config = f'configs/{request.param}.py:smoke'

@@ -69,7 +69,7 @@ def evaluate_loss(task, variables, batch):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize('kind', MODELS)
+@pytest.mark.parametrize('kind', ['classification', 'detection', pytest.param('segmentation', marks=pytest.mark.slow)])
 def test_what_stands_in_invalid_rows_slots_and_pixels_changes_neither_loss_nor_gradient(kind):
   task, batch = make(kind), batch_for(kind)
   variables = jax.jit(task.init)(jax.random.key(0), batch)
@@ -115,6 +115,7 @@ def test_digits_in_bfloat16_reach_within_a_point_of_float32():
     step = step_lib.make_train_step(experiment.task, experiment.optimiser)
     for i in range(experiment.fit_options['steps']):
       state, _ = step(state, step_lib.shard_batch(loader.batch(i)))
-    top1[dtype] = experiment.evaluate(to_host(state))['top1']
+    metrics, _ = experiment.evaluate(to_host(state))
+    top1[dtype] = metrics['top1']
   assert top1['float32'] > 0.9
   assert abs(top1['float32'] - top1['bfloat16']) <= 0.01
