@@ -4,7 +4,7 @@
 
 96 x 128 pixels, two minutes on 2 CPU cores. Expected on 200 scenes of other writers' digits: ink against background
 IoU of 0.80 or more, mean IoU over 11 classes of 0.45 or more. Measured: 0.896 and 0.548 after 117
-seconds; UNET30
+seconds; half way through 7,000 steps, after 19 minutes beside other work, 0.944 and 0.849.
 
 What it took: a learning rate of 0.01, scenes that are never seen twice, and a stem of stride 2 with 16 channels, since
 more channels at more pixels are slow on a CPU.
