@@ -68,7 +68,7 @@ def config_of_run() -> dict:
   return json.loads(path.read_text(encoding='utf-8'))
 
 
-def claim_workdir(config: dict, *, primary: bool = True) -> pathlib.Path:
+def claim_workdir(config: dict, *, seed: int, primary: bool = True) -> pathlib.Path:
   """The run folder, with the config as used, the versions and the seed in it; refuses one of another config's run."""
   if not FLAGS.workdir:
     raise ValueError('--workdir is missing; give the folder that the run should be written to')
@@ -85,19 +85,19 @@ def claim_workdir(config: dict, *, primary: bool = True) -> pathlib.Path:
                        f'{f"; and {len(differ) - 5} more" if len(differ) > 5 else ""}); choose another --workdir')
     return folder
   folder.mkdir(parents=True, exist_ok=True)
-  for name, content in (('run.json', run_record(config)), ('config.json', config)):
+  for name, content in (('run.json', run_record(seed)), ('config.json', config)):
     unfinished = folder / f'{name}.tmp'  # a kill in the middle leaves no half file under the real name
     unfinished.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
     unfinished.replace(folder / name)
   return folder
 
 
-def run_record(config: dict) -> dict:
+def run_record(seed: int) -> dict:
   """What one needs to make a run again: command, versions, seed, devices."""
   import vision_jax
   packages = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
   versions = {'python': platform.python_version(), 'vision_jax': vision_jax.__version__}
-  return {'command': sys.argv, 'seed': config['train']['seed'],
+  return {'command': sys.argv, 'seed': seed,
           'versions': {**versions, **{name: metadata.version(name) for name in packages}},
           'devices': [str(device) for device in jax.devices()], 'processes': jax.process_count(),
           'started': time.strftime('%Y-%m-%dT%H:%M:%S%z')}

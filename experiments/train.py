@@ -27,7 +27,7 @@ def main() -> None:
   primary = jax.process_index() == 0
   config = launch.plain(FLAGS.config)
   experiment = build.experiment(config)
-  folder = launch.claim_workdir(config, primary=primary)
+  folder = launch.claim_workdir(config, seed=experiment.fit_options['seed'], primary=primary)
   state, _ = experiment.fit(folder, stop_after=FLAGS.stop_after, started=launch.STARTED)
   if primary:
     print(f'step {int(state.step)} of {experiment.fit_options["steps"]}; the run is in {folder}')

@@ -20,6 +20,7 @@ from vision_jax.train.checkpoint import Checkpoints
 from vision_jax.train.state import TrainState, state_shapes
 
 SECTIONS = ('task', 'model', 'data', 'optim', 'train')
+PROGRAM_OPTIONS = ('stop_after', 'started')  # of `fit`, which a program gives and a config does not
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,8 @@ def experiment(config: Mapping[str, Mapping[str, Any]]) -> Experiment:
   name, options = _named('task', config['task'])
   task = tasks.create(name, module, classes, **options)
   shard = (jax.process_index(), jax.process_count())
-  train_options = {**option_defaults(loop.fit), **config['train']}
+  defaults = {key: value for key, value in option_defaults(loop.fit).items() if key not in PROGRAM_OPTIONS}
+  train_options = {**defaults, **config['train']}
   _check_counts(train_options)
   step_lib.check_batch_size(loading['batch_size'], accumulate=train_options['accumulate'])
   train_loader = Loader(train_source, fields=task.fields, seed=train_options['seed'], shard=shard, **loading)
@@ -172,8 +174,7 @@ def _check_task(task: Task, batch: Mapping[str, Any], fit_options: Mapping[str, 
 
 def _fit_options(options: Mapping[str, Any], steps_per_epoch: int) -> dict[str, Any]:
   """The section `train` as keyword arguments of `fit`, its durations in steps."""
-  known = [o for o in option_names(loop.fit) if o not in ('steps', 'schedule', 'stop_after', 'started')]
-  options = {key: value for key, value in options.items() if key not in ('stop_after', 'started')}
+  known = [o for o in option_names(loop.fit) if o not in ('steps', 'schedule', *PROGRAM_OPTIONS)]
   check_options('config.train', ('duration', *known), options)
   if 'duration' not in options:
     raise ValueError("config.train has no duration; write it as '300 steps' or '12 epochs'")
