@@ -2,7 +2,7 @@
 
   python experiments/train.py --config configs/digits_resnet18.py --workdir runs/resnet18
 
-Five minutes on 2 CPU cores. Expected: top-1 of 98.5 % or more. Measured: 98.6 % after 300 seconds.
+Two minutes on 2 CPU cores. Expected: top-1 of 98.5 % or more. Measured: 98.6 % after 127 seconds.
 """
 
 from configs import common
