@@ -8,7 +8,7 @@ over devices first where there are several. Options are keyword-only, and everyt
 from vision_jax.losses.boxes import ciou_loss, diou_loss, giou_loss, iou_loss
 from vision_jax.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
 from vision_jax.losses.segmentation import pixel_cross_entropy, segmentation_loss, soft_dice
-from vision_jax.losses.yolo import YoloAssignment, yolov3_assign, yolov3_loss
+from vision_jax.losses.yolov3 import YoloAssignment, yolov3_assign, yolov3_loss
 
 __all__ = [
     'YoloAssignment',

@@ -4,7 +4,6 @@ Every one of them may stand under jit, vmap and grad, takes its options by keywo
 finite values and gradients on degenerate boxes and whatever invalid slots hold.
 """
 
-from vision_jax.ops.anchors import MAX_LOG_SCALE, YoloSlots, flatten_levels, yolo_decode, yolo_encode, yolo_slots
 from vision_jax.ops.boxes import (
     box_area,
     ciou,
@@ -22,6 +21,7 @@ from vision_jax.ops.boxes import (
 )
 from vision_jax.ops.decode import yolov3_decode
 from vision_jax.ops.nms import class_aware_nms, nms
+from vision_jax.ops.yolo import MAX_LOG_SCALE, YoloSlots, flatten_levels, yolo_decode, yolo_encode, yolo_slots
 
 __all__ = [
     'MAX_LOG_SCALE',

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.conventions import Array
-from vision_jax.ops.anchors import check_outputs, flatten_levels, yolo_decode
 from vision_jax.ops.arrays import at_least_float32, pick
 from vision_jax.ops.boxes import box_area, clip_boxes
 from vision_jax.ops.nms import class_aware_nms
+from vision_jax.ops.yolo import check_outputs, flatten_levels, yolo_decode
 
 
 def yolov3_decode(outputs: tuple[Array, ...], *, anchors: tuple, strides: tuple[int, ...], image_size: Array,

@@ -1,4 +1,4 @@
-"""Anchors: where a detector's raw outputs sit, and how they become boxes.
+"""YOLO's slots: where the raw outputs of its heads sit, and how they become boxes.
 
 Units: canvas pixels; anchors are (w, h), canvases and grids are (h, w), cells are (column, row).
 """

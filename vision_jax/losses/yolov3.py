@@ -17,7 +17,9 @@ import jax.numpy as jnp
 from vision_jax.conventions import Array, Term
 from vision_jax.losses.boxes import ciou_loss, diou_loss, giou_loss, iou_loss
 from vision_jax.losses.classification import check_smoothing, sigmoid_cross_entropy
-from vision_jax.ops.anchors import (
+from vision_jax.ops.arrays import at_least_float32, check_last_axis, pick
+from vision_jax.ops.boxes import box_area, iou, pairwise_iou
+from vision_jax.ops.yolo import (
   YoloSlots,
   check_outputs,
   flatten_levels,
@@ -26,8 +28,6 @@ from vision_jax.ops.anchors import (
   yolo_encode,
   yolo_slots,
 )
-from vision_jax.ops.arrays import at_least_float32, check_last_axis, pick
-from vision_jax.ops.boxes import box_area, iou, pairwise_iou
 
 _BOX_LOSSES = {'iou': iou_loss, 'giou': giou_loss, 'diou': diou_loss, 'ciou': ciou_loss}
 
