@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import oracles
-from tests.ops.test_anchors import ANCHORS, CANVAS, STRIDES, some_outputs
+from tests.ops.test_yolo import ANCHORS, CANVAS, STRIDES, some_outputs
 from vision_jax import ops
 
 
