@@ -1,0 +1,39 @@
+"""Times what has to be fast, beside its peer in the same run where there is one; medians, and the ratios to trust.
+
+python experiments/bench.py [--only NMS,RoIAlign] [--rounds 15] [--peer_python /usr/bin/python3]
+"""
+
+import launch  # first: it sets the environment that jax reads
+
+import platform
+
+from absl import flags
+from benches import coco_eval, ops, timing
+import jax
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list('only', [], 'Only the cases whose names begin with one of these.')
+flags.DEFINE_integer('rounds', 15, 'Turns of each side.', lower_bound=1)
+flags.DEFINE_string('peer_python', '/usr/bin/python3', 'A Python that has torchvision with its compiled operators.')
+
+
+def main() -> None:
+  jax.config.update('jax_enable_compilation_cache', False)  # the last column is what compiling takes
+  torch = timing.TorchPeer(FLAGS.peer_python)
+  print(f'jax {jax.__version__} on {jax.device_count()} {jax.devices()[0].device_kind}, {platform.machine()}')
+  print(f'peer: {torch.about}\n\n{timing.HEADER}', flush=True)
+  shown = 0
+  for case in ops.cases():
+    if not FLAGS.only or case.name.startswith(tuple(FLAGS.only)):
+      print(timing.row(case, timing.measure(case, torch, FLAGS.rounds)), flush=True)
+      shown += 1
+  torch.close()
+  if not FLAGS.only or 'COCO' in FLAGS.only:
+    coco_eval.table()
+  elif not shown:
+    raise ValueError(f'--only {",".join(FLAGS.only)} fits no case; they begin with NMS, matching, RoIAlign, pairwise, '
+                     'COCO')
+
+
+if __name__ == '__main__':
+  launch.run(main)
