@@ -1,6 +1,7 @@
 """Converters, area, clipping, and the IoU family against loops in float64."""
 
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 from tests import oracles
+from tests.golden import make_boxes
 from vision_jax import ops
 
+GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'boxes.npz'
 SIMILARITIES = ('iou', 'giou', 'diou', 'ciou')
 DEGENERATE = np.array([
     [3, 3, 3, 3], [2, 1, 2, 6], [1, 2, 6, 2], [6, 7, 2, 1], [6, 1, 2, 7], [2, 1, 6, 7], [0, 0, 1e-30, 1e-30],
@@ -57,6 +60,14 @@ def test_similarities_agree_with_loops_in_float64(name):
   np.testing.assert_allclose(found, expected, atol=5e-6)
 
 
+def test_similarities_are_torchvisions_on_ordinary_boxes():
+  boxes, anchors, _, _ = make_boxes.draw()
+  run = jax.jit(lambda a, b: {name: getattr(ops, name)(a, b) for name in SIMILARITIES})
+  for name, found in run(boxes[:, None], anchors).items():
+    # float32, and torchvision adds 1e-7 to some divisors
+    np.testing.assert_allclose(found, np.load(GOLDEN)[name], atol=2e-6)
+
+
 def test_pairwise_iou_holds_the_aligned_iou_of_every_pair():
   rng = np.random.default_rng(1)
   a, b = some_boxes(rng, (2, 5)), some_boxes(rng, (2, 3))
@@ -64,6 +75,17 @@ def test_pairwise_iou_holds_the_aligned_iou_of_every_pair():
   aligned = jax.jit(ops.iou)(a.repeat(3, axis=1), np.tile(b, (1, 5, 1)))
   assert found.shape == (2, 5, 3)
   np.testing.assert_allclose(found, aligned.reshape(2, 5, 3), rtol=1e-6)
+
+
+def test_pairwise_iou_follows_the_order_of_its_boxes_and_a_nan_overlaps_nothing():
+  rng = np.random.default_rng(6)
+  a, b, rows, columns = some_boxes(rng, (2, 5)), some_boxes(rng, (2, 3)), rng.permutation(5), rng.permutation(3)
+  found = jax.jit(ops.pairwise_iou)
+  expected = np.asarray(found(a, b))[:, rows][:, :, columns]
+  shuffled = a[:, rows], b[:, columns]
+  np.testing.assert_array_equal(found(*shuffled), expected)
+  shuffled[0][:, 2, 1], expected[:, 2] = np.nan, 0
+  np.testing.assert_array_equal(found(*shuffled), expected)
 
 
 def test_similarities_are_symmetric_bounded_ordered_and_do_not_depend_on_the_origin():
@@ -137,6 +159,56 @@ def test_clip_boxes_takes_one_size_or_one_for_each_image():
   assert ops.clip_boxes(boxes, jnp.array([[8, 9], [25, 70]])).tolist() == [[[0, 0, 9, 8]], [[10, 20, 30, 25]]]
 
 
+def pixels_of(box, shape):
+  """A mask of `shape` that is set where the whole-numbered box is."""
+  mask = np.zeros(shape, bool)
+  mask[box[1]:box[3], box[0]:box[2]] = True
+  return mask
+
+
+def box_of(mask):
+  (y1, x1), (y2, x2) = np.argwhere(mask).min(axis=0), np.argwhere(mask).max(axis=0) + 1
+  return [x1, y1, x2, y2]
+
+
+FLIP = jax.jit(ops.flip_boxes)  # the bools are traced too
+
+
+@pytest.mark.parametrize('horizontal, vertical', [(True, False), (False, True), (True, True), (False, False)])
+def test_flipped_boxes_hold_what_the_boxes_held_of_the_flipped_image(horizontal, vertical):
+  boxes, sizes = np.int32([[[2, 1, 6, 4]], [[0, 3, 9, 5]]]), np.int32([[7, 12], [5, 9]])
+  flip = functools.partial(FLIP, horizontal=horizontal, vertical=vertical)
+  expected = []
+  for (box,), size in zip(boxes, sizes):
+    mask = pixels_of(box, size)
+    expected.append([box_of(mask[::-1 if vertical else 1, ::-1 if horizontal else 1])])
+  found = flip(boxes, sizes)
+  assert found.tolist() == expected
+  assert flip(found, sizes).tolist() == boxes.tolist()
+  swapped = [2, 3, 0, 1]  # an inverted box stays inverted
+  assert flip(boxes[..., swapped], sizes).tolist() == np.array(expected)[..., swapped].tolist()
+
+
+def test_scaled_boxes_hold_what_the_boxes_held_of_the_scaled_image():
+  boxes = np.int32([[[2, 1, 6, 4]], [[0, 3, 9, 5]]])
+  scale = jax.jit(ops.scale_boxes)
+  for factors in ((3, 2), (4, 4)):
+    expected = [[box_of(pixels_of(box, (7, 12)).repeat(factors[1], 0).repeat(factors[0], 1))] for (box,) in boxes]
+    assert scale(boxes, np.float32(factors)).tolist() == expected
+  assert scale(boxes, 4.0).tolist() == expected
+  assert scale(boxes, np.float32([[1, 1], [2, 0.5]])).tolist() == [[[2, 1, 6, 4]], [[0, 1.5, 18, 2.5]]]
+
+
+def test_flips_and_scales_of_both_boxes_change_no_iou():
+  rng = np.random.default_rng(4)
+  a, b = some_boxes(rng, (200,)), some_boxes(rng, (200,))
+  expected, _ = value_and_gradients('iou')(a, b)
+  flipped = [np.asarray(ops.flip_boxes(x, (40, 30), vertical=True)) for x in (a, b)]
+  scaled = [np.asarray(ops.scale_boxes(x, (3, 0.25))) for x in (a, b)]
+  for pair in (flipped, scaled):
+    np.testing.assert_allclose(value_and_gradients('iou')(*pair)[0], expected, atol=2e-5)  # float32, as when moved
+
+
 def test_wrong_shapes_are_refused_in_one_line():
   with pytest.raises(ValueError, match=r'giou: boxes must be \[\.\.\., 4\], not \[2, 5\]'):
     ops.giou(jnp.zeros((2, 5)), jnp.zeros((2, 4)))
@@ -144,3 +216,7 @@ def test_wrong_shapes_are_refused_in_one_line():
     ops.pairwise_iou(jnp.zeros(4), jnp.zeros((2, 4)))
   with pytest.raises(ValueError, match='size must be'):
     ops.clip_boxes(jnp.zeros((2, 4)), jnp.zeros(3))
+  with pytest.raises(ValueError, match='scale_boxes: scale must be'):
+    ops.scale_boxes(jnp.zeros((2, 4)), jnp.zeros(3))
+  with pytest.raises(ValueError, match='flip_boxes: image_size must be'):
+    ops.flip_boxes(jnp.zeros((2, 4)), 3)

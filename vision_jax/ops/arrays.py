@@ -6,11 +6,24 @@ import jax.numpy as jnp
 
 from vision_jax.conventions import Array
 
+# Coordinates are cut here before anything is squared: four areas of 2e9 x 2e9 still fit float32 (3e38), with room for
+# the squares that gradients divide by.
+FAR = 1e9
+
 
 def at_least_float32(values: Array) -> Array:
   """`values` in float32, or in float64 where they already are: integers and half precision lose boxes' decimals."""
   values = jnp.asarray(values)
   return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
+def as_mask(where: str, mask: Array) -> Array:
+  """`mask` as bool [..., H, W]; refuses probabilities, of which hardly any is 0."""
+  mask = jnp.asarray(mask)
+  if mask.ndim < 2 or not (mask.dtype == bool or jnp.issubdtype(mask.dtype, jnp.integer)):
+    raise ValueError(f'{where}: got {mask.dtype} {list(mask.shape)}; give masks [..., H, W] of bool or integers, such '
+                     'as probabilities > 0.5')
+  return mask.astype(bool)
 
 
 def check_last_axis(where: str, name: str, values: Array, size: int) -> None:
@@ -20,11 +33,22 @@ def check_last_axis(where: str, name: str, values: Array, size: int) -> None:
     raise ValueError(f'{where}: {name} must be [..., {size}], not {list(shape)}; put the {size} numbers last')
 
 
+def absolute(values: Array) -> Array:
+  """|values|, with gradient 0 at 0 as in torch: that of `jnp.abs` is 1 there, and pulls at what is in its place."""
+  return values * jnp.sign(values)
+
+
 def safe_divide(numerator: Array, denominator: Array, *, floor: float) -> Array:
   """`numerator / denominator`, and 0 with gradient 0 where the denominator is not above `floor`."""
   # Selected twice: a gradient through the branch that was not taken would be 0 * inf = NaN.
   usable = denominator > floor
   return jnp.where(usable, numerator / jnp.where(usable, denominator, 1), 0)
+
+
+def safe_sqrt(values: Array) -> Array:
+  """The square root, and 0 with gradient 0 where `values` is 0 or less; a NaN stays one."""
+  nothing = values <= 0
+  return jnp.where(nothing, 0, jnp.sqrt(jnp.where(nothing, 1, values)))
 
 
 def pick(condition: Array, values: Array, other: Array) -> Array:

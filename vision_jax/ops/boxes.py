@@ -15,11 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.conventions import Array
-from vision_jax.ops.arrays import at_least_float32, check_last_axis, safe_divide
+from vision_jax.ops.arrays import FAR, at_least_float32, check_last_axis, safe_divide
 
-# Coordinates are cut here before anything is squared: four areas of 2e9 x 2e9 still fit float32 (3e38), with room for
-# the squares that gradients divide by.
-_FAR = 1e9
 # Areas and squared lengths up to this (a box of a millionth of a pixel) count as zero; the gradient of a ratio divides
 # by their square, which has to stay a normal float32 (1e-38).
 _NOTHING = 1e-12
@@ -181,12 +178,58 @@ def clip_boxes(boxes: Array, size: Array) -> Array:
   [0.0, 10.0, 40.0, 60.0]
   """
   check_last_axis('clip_boxes', 'boxes', boxes, 4)
-  size = jnp.asarray(size)
   check_last_axis('clip_boxes', 'size', size, 2)
   boxes = at_least_float32(boxes)
-  limit = jnp.concatenate([size[..., ::-1]] * 2, axis=-1).astype(boxes.dtype)
-  limit = limit.reshape(limit.shape[:-1] + (1,) * (boxes.ndim - limit.ndim) + (4,))
-  return jnp.clip(boxes, 0, limit)
+  return jnp.clip(boxes, 0, _for_corners(jnp.asarray(size)[..., ::-1], boxes))
+
+
+def scale_boxes(boxes: Array, scale: Array) -> Array:
+  """Boxes in the coordinates of an image that was resized.
+
+  Args:
+    boxes: [..., 4] xyxy, pixels.
+    scale: positive: one number, or (x, y) factors: [2] for all boxes, or [B, 2] for boxes [B, ..., 4].
+
+  Returns:
+    float32 [..., 4] xyxy, each x times the x factor and each y times the y factor.
+
+  Raises:
+    ValueError: the last axis of boxes is not 4 long, or that of scale not 2.
+
+  >>> scale_boxes([10, 20, 30, 40], (0.5, 2)).tolist()
+  [5.0, 40.0, 15.0, 80.0]
+  """
+  check_last_axis('scale_boxes', 'boxes', boxes, 4)
+  boxes, scale = at_least_float32(boxes), jnp.asarray(scale)
+  if scale.ndim == 0:
+    return boxes * scale.astype(boxes.dtype)
+  check_last_axis('scale_boxes', 'scale', scale, 2)
+  return boxes * _for_corners(scale, boxes)
+
+
+def flip_boxes(boxes: Array, image_size: Array, *, horizontal: bool = True, vertical: bool = False) -> Array:
+  """Boxes in the coordinates of an image that was mirrored.
+
+  Args:
+    boxes: [..., 4] xyxy, pixels.
+    image_size: (h, w) of the image: [2] for all boxes, or [B, 2] for boxes [B, ..., 4].
+    horizontal: left and right change places; a bool, traced or not.
+    vertical: top and bottom change places; a bool, traced or not.
+
+  Returns:
+    float32 [..., 4] xyxy; x1 = w - old x2 and x2 = w - old x1, so a box stays inverted or not as it was.
+
+  Raises:
+    ValueError: the last axis of boxes is not 4 long, or that of image_size not 2.
+
+  >>> flip_boxes([10, 5, 30, 40], (60, 50)).tolist(), flip_boxes([10, 5, 30, 40], (60, 50), vertical=True).tolist()
+  ([20.0, 5.0, 40.0, 40.0], [20.0, 20.0, 40.0, 55.0])
+  """
+  check_last_axis('flip_boxes', 'boxes', boxes, 4)
+  check_last_axis('flip_boxes', 'image_size', image_size, 2)
+  boxes = at_least_float32(boxes)
+  mirrored = _for_corners(jnp.asarray(image_size)[..., ::-1], boxes) - boxes[..., jnp.array([2, 3, 0, 1])]
+  return jnp.where(jnp.array([horizontal, vertical] * 2), mirrored, boxes)
 
 
 def iou(boxes_a: Array, boxes_b: Array) -> Array:
@@ -216,7 +259,7 @@ def pairwise_iou(boxes_a: Array, boxes_b: Array) -> Array:
     boxes_b: [..., Q, 4] xyxy, pixels.
 
   Returns:
-    float32 [..., N, Q] in 0..1; 0 where the union is empty. A NaN in a box gives NaN in its row or column only.
+    float32 [..., N, Q] in 0..1; 0 where the union is empty. A box with a NaN overlaps nothing: its row or column is 0.
 
   Raises:
     ValueError: a last axis is not 4 long, or an array is a single box without the axis that counts boxes.
@@ -305,10 +348,16 @@ def ciou(boxes_a: Array, boxes_b: Array) -> Array:
   return overlap - _centre_penalty(boxes_a, boxes_b, hull) - alpha * aspect
 
 
+def _for_corners(pair: Array, boxes: Array) -> Array:
+  """(x, y) numbers, one pair for all boxes or one for each image, as [..., 4] beside boxes [..., 4]."""
+  pair = jnp.concatenate([pair, pair], axis=-1).astype(boxes.dtype)
+  return pair.reshape(pair.shape[:-1] + (1,) * (boxes.ndim - pair.ndim) + (4,))
+
+
 def _overlap(where: str, boxes_a: Array, boxes_b: Array) -> tuple[Array, Array, tuple[Array, Array]]:
   """IoU, union area, and the width and height of the hull of all corners."""
-  ax1, ay1, ax2, ay2 = (jnp.clip(v, -_FAR, _FAR) for v in _parts(where, boxes_a))
-  bx1, by1, bx2, by2 = (jnp.clip(v, -_FAR, _FAR) for v in _parts(where, boxes_b))
+  ax1, ay1, ax2, ay2 = (jnp.clip(v, -FAR, FAR) for v in _parts(where, boxes_a))
+  bx1, by1, bx2, by2 = (jnp.clip(v, -FAR, FAR) for v in _parts(where, boxes_b))
   # At exactly 0 `maximum` passes half of the gradient: a box without width still learns to widen.
   area_a = jnp.maximum(ax2 - ax1, 0) * jnp.maximum(ay2 - ay1, 0)
   area_b = jnp.maximum(bx2 - bx1, 0) * jnp.maximum(by2 - by1, 0)
@@ -325,15 +374,15 @@ def _extent(a1: Array, a2: Array, b1: Array, b2: Array) -> Array:
 
 
 def _centre_penalty(boxes_a: Array, boxes_b: Array, hull: tuple[Array, Array]) -> Array:
-  a = jnp.clip(at_least_float32(boxes_a), -_FAR, _FAR)
-  b = jnp.clip(at_least_float32(boxes_b), -_FAR, _FAR)
+  a = jnp.clip(at_least_float32(boxes_a), -FAR, FAR)
+  b = jnp.clip(at_least_float32(boxes_b), -FAR, FAR)
   between = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
   return safe_divide(jnp.sum(between**2, axis=-1), hull[0] ** 2 + hull[1] ** 2, floor=_NOTHING)
 
 
 def _aspect_angle(boxes: Array) -> Array:
   """The angle arctan(w / h) of each box, 45 degrees and without gradient where it has no size."""
-  x1, y1, x2, y2 = (jnp.clip(v, -_FAR, _FAR) for v in _parts('ciou', boxes))
+  x1, y1, x2, y2 = (jnp.clip(v, -FAR, FAR) for v in _parts('ciou', boxes))
   w, h = jnp.maximum(x2 - x1, 0), jnp.maximum(y2 - y1, 0)
   sized = w**2 + h**2 > _NOTHING  # arctan2 divides by this in its gradient
   return jnp.arctan2(jnp.where(sized, w, 1), jnp.where(sized, h, 1))
