@@ -1,13 +1,63 @@
-"""Box losses of the IoU family, un-reduced: 1 less the similarity of each predicted box with its target.
+"""Box losses, un-reduced: L1 and smooth L1 of each number, and 1 less the similarity of each box with its target.
 
-Units: boxes xyxy in pixels (any one unit: these losses do not depend on it). Finite values and gradients for every
-box; see `vision_jax.ops.boxes` for what a degenerate one is worth.
+Units: the IoU family takes boxes xyxy in pixels (any one unit: these losses do not depend on it); L1 and smooth L1 take
+whatever numbers a detector regresses, and come in their unit. Finite values and gradients for every box; see
+`vision_jax.ops.boxes` for what a degenerate one is worth.
 """
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+
 from vision_jax.conventions import Array
+from vision_jax.ops.arrays import absolute, at_least_float32
 from vision_jax.ops.boxes import ciou, diou, giou, iou
+
+
+def l1_loss(predicted: Array, target: Array) -> Array:
+  """The absolute difference of each pair of numbers.
+
+  Args:
+    predicted: [...], boxes or deltas in any unit.
+    target: the same shape and unit.
+
+  Returns:
+    float32 of the same shape, at least 0; without gradient where both are equal.
+
+  Raises:
+    ValueError: the shapes differ.
+
+  >>> l1_loss([0.0, 2, 5, 5], [0.0, 2, 4, 8]).tolist()
+  [0.0, 0.0, 1.0, 3.0]
+  """
+  return _distance('l1_loss', predicted, target)
+
+
+def smooth_l1_loss(predicted: Array, target: Array, *, beta: float = 1.0) -> Array:
+  """The absolute difference d of each pair of numbers less beta / 2, rounded to d^2 / (2 beta) below beta.
+
+  Args:
+    predicted: [...], boxes or deltas in any unit.
+    target: the same shape and unit.
+    beta: at least 0, in that unit: the difference from which the loss is linear; 0 gives `l1_loss`.
+
+  Returns:
+    float32 of the same shape, at least 0.
+
+  Raises:
+    ValueError: the shapes differ, or beta is negative.
+
+  Reference: Girshick, Fast R-CNN, arXiv 1504.08083, equation 3 (beta = 1).
+
+  >>> smooth_l1_loss([0.0, 2, 5, 5], [0.0, 2, 4, 8], beta=2.0).tolist()
+  [0.0, 0.0, 0.25, 2.0]
+  """
+  if not beta >= 0:
+    raise ValueError(f'smooth_l1_loss: beta is {beta}; give a number of at least 0')
+  distance = _distance('smooth_l1_loss', predicted, target)
+  if beta == 0:
+    return distance
+  return jnp.where(distance < beta, distance**2 / (2 * beta), distance - beta / 2)
 
 
 def iou_loss(predicted: Array, target: Array) -> Array:
@@ -91,3 +141,11 @@ def ciou_loss(predicted: Array, target: Array) -> Array:
   0.0
   """
   return 1 - ciou(predicted, target)
+
+
+def _distance(where: str, predicted: Array, target: Array) -> Array:
+  predicted, target = at_least_float32(predicted), at_least_float32(target)
+  if predicted.shape != target.shape:
+    raise ValueError(f'{where}: predicted {list(predicted.shape)} and target {list(target.shape)}; '
+                     'give two arrays of one shape')
+  return absolute(predicted - target)
