@@ -48,16 +48,16 @@ def loss_and_gradient(**options):
   return lambda *arrays, ignore_threshold=0.7: run(*arrays, ignore_threshold)
 
 
-@pytest.mark.parametrize('extra', [None, 0.4])
-def test_assignment_agrees_with_the_loop(extra):
+@pytest.mark.parametrize('match, extra', [('global', None), ('global', 0.4), ('per_level', 0.4)])
+def test_assignment_agrees_with_the_loop(match, extra):
   collisions = 0
   for seed in range(8):
     _, boxes, _, real = some_scene(seed)
     boxes[0, 0, 2:] = boxes[0, 0, :2]  # no area: no object
-    found = jax.device_get(assigner(extra_match_iou=extra)(boxes, real))
+    found = jax.device_get(assigner(match=match, extra_match_iou=extra)(boxes, real))
     for i in range(B):
       own = np.flatnonzero(real[i])
-      owners, lost = oracles.yolo_assign(boxes[i][own], ANCHORS, STRIDES, CANVAS, extra)
+      owners, lost = oracles.yolo_assign(boxes[i][own], ANCHORS, STRIDES, CANVAS, extra, match)
       got = {PLACES[s]: int(found.owner[i, s]) for s in np.flatnonzero(found.positive[i])}
       assert got == {place: own[n] for place, n in owners.items()}
       assert found.collisions[i] == lost and not found.owner[i][~found.positive[i]].any()
@@ -70,6 +70,16 @@ def test_the_best_of_all_anchors_owns_an_object_whatever_its_level():
   found = jax.device_get(assigner()(boxes, np.array([[True, True, True, False, False]])))
   assert [PLACES[s] for s in found.slots[0, :3]] == [(0, 0, 1, 0), (1, 0, 1, 0), (0, 0, 0, 1)]
   assert found.positive.sum() == 3
+
+
+def test_matched_per_level_an_object_has_the_best_anchor_of_each():
+  boxes = np.array([[[10, 3, 16, 12], [2, -4, 30, 20], [0, 0, 14, 8], [0, 0, 0, 0], [0, 0, 0, 0]]], np.float32)
+  found = jax.device_get(assigner(match='per_level')(boxes, boxes[..., 2] > 0))
+  owned = {PLACES[s]: int(found.owner[0, s]) for s in np.flatnonzero(found.positive[0])}
+  # The first and the last share a cell of the coarse level, whose only anchor fits the last better: 0.16 and 0.08.
+  assert owned == {(0, 0, 1, 0): 0, (0, 1, 2, 1): 1, (1, 0, 1, 0): 1, (0, 0, 0, 1): 2, (1, 0, 0, 0): 2}
+  assert [PLACES[s] for s in found.slots[0, :3]] == [(0, 0, 1, 0), (1, 0, 1, 0), (0, 0, 0, 1)]
+  assert found.collisions[0] == 0
 
 
 def test_the_better_fit_wins_a_slot_that_two_objects_want():
@@ -89,7 +99,8 @@ def test_an_extra_match_never_takes_the_slot_of_a_best_one():
 
 OPTIONS = [
     {}, {'box_loss': 'iou'}, {'box_loss': 'giou', 'label_smoothing': 0.1},
-    {'box_loss': 'diou'}, {'box_loss': 'ciou', 'objectness_target': 'iou', 'extra_match_iou': 0.4}]
+    {'box_loss': 'diou'}, {'box_loss': 'ciou', 'objectness_target': 'iou', 'extra_match_iou': 0.4},
+    {'match': 'per_level', 'ignore': 'anchor'}]
 
 
 @pytest.mark.parametrize('options', OPTIONS, ids=str)
@@ -111,6 +122,16 @@ def test_a_prediction_that_overlaps_an_object_is_ignored_only_by_slots_without_o
            for t in (0.7, 1.0)}
   assert total[0.7]['loss_objectness'].total < total[1.0]['loss_objectness'].total
   assert total[0.7]['loss_box'].total == total[1.0]['loss_box'].total
+
+
+def test_an_anchor_that_overlaps_an_object_is_ignored_whatever_it_predicts():
+  outputs, boxes, labels, real = some_scene(0)
+  # The object of anchor (14, 8) in cell (0, 1); the same anchor in cell (0, 0) has an IoU of 70 / 170 with it.
+  boxes[0, 0], real[0] = [1, 1, 17, 9], [True, False, False, False, False]
+  for threshold, ignored in ((0.4, {(0, 0, 0, 1)}), (0.45, set())):
+    _, gradient = loss_and_gradient(**OPTIONS[5])(outputs, boxes, labels, real, np.ones(B, bool),
+                                                  ignore_threshold=threshold)
+    assert {place for place in PLACES if not np.asarray(gradient[place[0]])[(0, *place[1:], 4)]} == ignored
 
 
 def test_the_iou_that_objectness_should_predict_carries_no_gradient():
@@ -244,7 +265,9 @@ def test_descending_the_loss_finds_the_objects():
 
 @pytest.mark.parametrize('options, message', [
     ({'box_loss': 'l1'}, "box_loss is 'l1'; give one of sse, iou, giou, diou, ciou"),
-    ({'objectness_target': 'soft'}, "objectness_target is 'soft'"),
+    ({'objectness_target': 'soft'}, "yolov3_loss: objectness_target is 'soft'; give one of binary, iou"),
+    ({'match': 'best'}, "yolov3_loss: match is 'best'; give one of global, per_level"),
+    ({'ignore': 'pred'}, "yolov3_loss: ignore is 'pred'; give one of predicted, anchor"),
     ({'label_smoothing': -1}, 'label_smoothing is -1'),
     ({'strides': (8, 8)}, 'let all levels make the same'),
     ({'strides': (8,)}, 'anchors of 2 levels and 1 strides'),

@@ -31,6 +31,15 @@ def test_decoded_boxes_agree_with_the_loop():
       np.testing.assert_allclose(found[0, row, column, a], expected, rtol=1e-5, atol=1e-4)
 
 
+def test_yolov1_boxes_agree_with_the_loop():
+  raw, canvas = np.random.default_rng(3).normal(size=(2, 3, 4, 2, 5)).astype(np.float32), (30, 60)
+  found = np.asarray(ops.yolov1_boxes(raw, canvas=canvas))
+  assert found.shape == (2, 3, 4, 2, 4) and found.dtype == np.float32
+  for place in np.ndindex(raw.shape[:4]):
+    expected = oracles.yolov1_box(raw[place].astype(float), place[2], place[1], (3, 4), canvas)
+    np.testing.assert_allclose(found[place], expected, rtol=1e-5, atol=1e-4)  # float32 at coordinates up to 100
+
+
 def test_slots_stand_in_the_order_of_flattened_outputs():
   slots = jax.device_get(all_slots())
   outputs = some_outputs(np.random.default_rng(1), batch=2)
@@ -72,6 +81,14 @@ def test_any_raw_output_decodes_to_finite_boxes_with_finite_gradients():
   assert float(boxes[1, 0, 0, 2] - boxes[1, 0, 0, 0]) == pytest.approx(6 * 22026.5, rel=1e-4)
 
 
+def test_any_raw_output_of_yolov1_gives_finite_boxes_with_finite_gradients():
+  raw = np.float32([[1e9, -3e38, 3e38, -1e9], [0, 0, 0, 0]]).reshape(2, 1, 1, 4)
+  total = lambda t: (ops.yolov1_boxes(t, canvas=(8, 8)).sum(), ops.yolov1_boxes(t, canvas=(8, 8)))
+  (_, boxes), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(raw)
+  assert np.isfinite(boxes).all() and np.isfinite(gradient).all()
+  assert np.ptp(boxes[0, 0, 0, ::2]) == 8e6  # the bound that the docstring states: roots of 1,000
+
+
 def test_encode_is_finite_for_any_box():
   boxes = np.float32([[5, 5, 5, 5], [9, 9, 2, 1], [-1e9, 0, 1e9, 4], [500, 500, 510, 510], [0, 0, 1e-30, 1e-30]])
   encode = lambda box: (ops.yolo_encode(box, np.array([0, 1]), np.float32([6, 4]), stride=8),) * 2
@@ -87,3 +104,5 @@ def test_misfits_are_refused_in_one_line():
     ops.yolo_slots(anchors=ANCHORS, strides=(8,), canvas=CANVAS)
   with pytest.raises(ValueError, match=r'raw \[1, 2, 4, 2, 7\] with anchors \[1, 2\]'):
     ops.yolo_decode(jnp.zeros((1, 2, 4, 2, 7)), [(6.0, 9.0)], stride=8)
+  with pytest.raises(ValueError, match=r'yolov1_boxes: raw \[2, 4, 3\]; give \[..., h, w, P, 4 or more\]'):
+    ops.yolov1_boxes(jnp.zeros((2, 4, 3)), canvas=(8, 8))

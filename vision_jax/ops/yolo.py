@@ -16,6 +16,9 @@ from vision_jax.ops.arrays import at_least_float32, check_last_axis
 # The largest log of box size over anchor size that `yolo_decode` follows: 22,026 times the anchor. Beyond it exp would
 # reach inf, and a box far larger than any canvas says nothing more.
 MAX_LOG_SCALE = 10.0
+# Where `yolov1_boxes` cuts its unbounded inputs: 1,000 cells away, or a million times the canvas, is off every canvas,
+# and areas still fit float32.
+_MAX_V1 = 1000.0
 
 
 class YoloSlots(NamedTuple):
@@ -59,7 +62,7 @@ def yolo_slots(*, anchors: tuple, strides: tuple[int, ...], canvas: tuple[int, i
   for (h, w, count), priors, stride in zip(grids, anchors, strides, strict=True):
     shape = (h, w, count, 2)
     levels.append(YoloSlots(
-        jnp.broadcast_to(_cells(h, w), shape).reshape(-1, 2),
+        jnp.broadcast_to(grid_cells(h, w), shape).reshape(-1, 2),
         jnp.broadcast_to(jnp.asarray(priors, jnp.float32), shape).reshape(-1, 2),
         jnp.full((h * w * count, 1), stride, jnp.float32)))
   return YoloSlots(*(jnp.concatenate(parts) for parts in zip(*levels, strict=True)))
@@ -91,7 +94,7 @@ def yolo_decode(raw: Array, anchors: Array, *, stride: float) -> Array:
   if raw.ndim < 4 or raw.shape[-1] < 4 or raw.shape[-2:-1] + (2,) != anchors.shape:
     raise ValueError(f'yolo_decode: raw {list(raw.shape)} with anchors {list(anchors.shape)}; '
                      'give raw [..., h, w, A, 4 or more] and anchors [A, 2]')
-  centre = (jax.nn.sigmoid(raw[..., :2]) + _cells(*raw.shape[-4:-2])) * stride
+  centre = (jax.nn.sigmoid(raw[..., :2]) + grid_cells(*raw.shape[-4:-2])) * stride
   size = anchors * jnp.exp(jnp.minimum(raw[..., 2:4], MAX_LOG_SCALE))
   return jnp.concatenate([centre - size / 2, centre + size / 2], axis=-1)
 
@@ -125,6 +128,39 @@ def yolo_encode(boxes: Array, cells: Array, anchors: Array, *, stride: Array) ->
   ratio = jnp.where(size > 0, size, anchors) / anchors
   scale = jnp.clip(jnp.log(ratio), -MAX_LOG_SCALE, MAX_LOG_SCALE)
   return jnp.concatenate([jnp.clip(offset, 0, 1), scale], axis=-1)
+
+
+def yolov1_boxes(raw: Array, *, canvas: tuple[int, int]) -> Array:
+  """The boxes that a YOLOv1 head predicts.
+
+  Centre = (xy + cell) * canvas / grid, size = root^2 * canvas: linear outputs, no activation, no anchors.
+
+  Args:
+    raw: [..., h, w, P, >= 4], for each of the P boxes of a cell x, y (the centre's place in the cell, 0..1), the square
+      roots of w and h (as shares of the canvas), and whatever follows them.
+    canvas: (h, w) of the network's input, pixels.
+
+  Returns:
+    float32 [..., h, w, P, 4] xyxy in canvas pixels, not clipped to the canvas. Numbers beyond +-1,000 count as +-1,000,
+    without gradient; a negative root counts as its square, like the positive one.
+
+  Raises:
+    ValueError: raw has too few axes or numbers.
+
+  Reference: Redmon et al., You Only Look Once, arXiv 1506.02640, section 2; the roots are darknet's (`sqrt=1`).
+
+  >>> yolov1_boxes(jnp.array([[[[0.5, 0.5, 0.5, 1.0]], [[0, 0, 0, 0]]]]), canvas=(8, 16))[0, :, 0].tolist()
+  [[2.0, 0.0, 6.0, 8.0], [8.0, 0.0, 8.0, 0.0]]
+  """
+  raw = at_least_float32(raw)
+  if raw.ndim < 4 or raw.shape[-1] < 4:
+    raise ValueError(f'yolov1_boxes: raw {list(raw.shape)}; give [..., h, w, P, 4 or more]')
+  h, w = raw.shape[-4:-2]
+  raw = jnp.clip(raw[..., :4], -_MAX_V1, _MAX_V1)
+  size = jnp.asarray(canvas[::-1], raw.dtype)
+  centre = (raw[..., :2] + grid_cells(h, w)) * (size / jnp.asarray([w, h], raw.dtype))
+  half = raw[..., 2:] ** 2 * size / 2
+  return jnp.concatenate([centre - half, centre + half], axis=-1)
 
 
 def flatten_levels(levels: tuple[Array, ...]) -> Array:
@@ -175,7 +211,7 @@ def check_outputs(where: str, outputs: tuple[Array, ...], anchors: tuple, stride
   return canvases.pop()
 
 
-def _cells(h: int, w: int) -> Array:
+def grid_cells(h: int, w: int) -> Array:
   """(column, row) of each cell, [h, w, 1, 2]."""
   rows, columns = jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing='ij')
   return jnp.stack([columns, rows], axis=-1)[:, :, None].astype(jnp.float32)
