@@ -23,36 +23,114 @@ HEAD = {'anchors': (((8.0, 8.0),), ((20.0, 12.0),)), 'strides': (8, 16)}
 LEVELS = RAW, RAW[:, :1, :2] / 2
 IMAGES, CLASSES = RAW[:, :, :, 0, :3], np.random.default_rng(1).integers(0, 3, (2, 2, 4)).astype(np.int32)
 PAIR = (BOXES, OTHERS), {}
+PYRAMID = {'canvas': (64, 96), 'grids': ((8, 12), (4, 6), (2, 3), (1, 2), (1, 1))}
+MASKS = CLASSES % 2 > 0
+CHANNELS = {'in_channels': 4, 'out_channels': 6, 'kernel': (3, 3)}
+KEY = np.array([0, 1], np.uint32)
+OBJECTS = np.stack([BOXES, OTHERS]), np.array([[0, 1, 1], [1, 0, 0]])
+HEADS = RAW[:, 0, :3, 0, :3], RAW[:, 0, :3, 0, 3:]
+SAMPLES = losses.ProposalSamples(OBJECTS[0], OBJECTS[1] < 1, OBJECTS[1] * 0, OBJECTS[0] + 1, OBJECTS[1], OBJECTS[1] < 2)
 
 # One call of every public function: its arrays and its options.
 CALLS = {
+    'ops.balanced_sample': ((KEY, BOXES[:, 0] < 2, BOXES[:, 0] > 1), {'size': 4, 'positive_fraction': 0.5}),
+    'ops.base_anchors': ((), {'sizes': (8, 16), 'ratios': (0.5, 1)}),
+    'ops.binary_closing': ((MASKS,), {}),
+    'ops.binary_dilation': ((MASKS,), {'iterations': 2}),
+    'ops.binary_erosion': ((MASKS,), {'structure': ops.SQUARE}),
+    'ops.binary_opening': ((MASKS,), {}),
     'ops.box_area': ((BOXES,), {}),
+    'ops.centerness': ((BOXES,), {}),
     'ops.ciou': PAIR,
     'ops.class_aware_nms': ((BOXES, BOXES[:, 0], np.array([0, 0, 1])), {'iou_threshold': 0.3, 'max_outputs': 2}),
+    'ops.class_aware_soft_nms': ((BOXES, BOXES[:, 0] / 30, np.array([0, 0, 1])), {'max_outputs': 2}),
     'ops.clip_boxes': ((BOXES, np.array([10, 20])), {}),
+    'ops.connected_components': ((MASKS,), {}),
+    'ops.conv_cost': ((), CHANNELS | {'output_size': (2, 3)}),
+    'ops.conv_output_size': ((), {'size': 9, 'kernel': 3}),
+    'ops.conv_transpose_cost': ((), CHANNELS | {'input_size': (2, 3)}),
+    'ops.conv_transpose_output_size': ((), {'size': 9, 'kernel': 3}),
+    'ops.crop_and_resize_masks': ((IMAGES[0], BOXES / 8, np.array([1, 0, 1])), {'output_size': (2, 3)}),
+    'ops.decode_deltas': ((OTHERS[:, :2].repeat(2, 1) / 20, BOXES), {'variances': (0.1, 0.1, 0.2, 0.2)}),
+    'ops.decode_distances': PAIR,
     'ops.diou': PAIR,
+    'ops.encode_deltas': (PAIR[0], {'variances': (0.1, 0.1, 0.2, 0.2)}),
+    'ops.encode_distances': PAIR,
+    'ops.fcos_anchors': ((), PYRAMID),
+    'ops.fill_holes': ((MASKS,), {}),
     'ops.flatten_levels': ((LEVELS,), {}),
+    'ops.flip_boxes': ((BOXES, np.array([10, 20])), {}),
     'ops.giou': PAIR,
+    'ops.hungarian_matching': ((RAW[..., 0, :],), {'valid': np.arange(7) < 5}),
     'ops.iou': PAIR,
+    'ops.kmeans_anchors': ((KEY, BOXES[:, 2:]), {'count': 2}),
+    'ops.l2_normalize': ((BOXES,), {}),
+    'ops.masks_to_boxes': ((MASKS,), {}),
+    'ops.max_iou_assignment': ((np.abs(BOXES) / 30,), {'high': 0.5, 'low': 0.3, 'low_quality': 'force'}),
+    'ops.multilevel_roi_align': (([IMAGES, IMAGES[:, :1, :2]], np.stack([BOXES, OTHERS])),
+                                 {'strides': (8, 16), 'output_size': (2, 1), 'canonical_size': 32}),
     'ops.nms': ((BOXES, BOXES[:, 0]), {'iou_threshold': 0.3, 'max_outputs': 4}),
+    'ops.pairwise_cosine': PAIR,
+    'ops.pairwise_euclidean': PAIR,
     'ops.pairwise_iou': PAIR,
+    'ops.paste_masks': ((IMAGES[:, 0], BOXES[:2]), {'canvas': (9, 12)}),
+    'ops.pyramid_anchors': ((), PYRAMID | {'sizes': ((8,),) * 5}),
+    'ops.remove_small_components': ((MASKS,), {'min_area': 2}),
+    'ops.retinanet_anchors': ((), PYRAMID),
+    'ops.roi_align': ((IMAGES[0], BOXES), {'stride': 8, 'output_size': (1, 2), 'valid': np.array([True, False, True])}),
+    'ops.roi_levels': ((BOXES,), {}),
+    'ops.roi_pool': ((IMAGES[0], BOXES), {'stride': 8, 'output_size': (1, 2), 'valid': np.array([True, False, True])}),
+    'ops.rpn_anchors': ((), PYRAMID),
+    'ops.scale_boxes': ((BOXES, np.float32([0.5, 2])), {}),
+    'ops.separable_conv_cost': ((), CHANNELS | {'output_size': (2, 3)}),
+    'ops.soft_nms': ((BOXES, BOXES[:, 0] / 30), {'method': 'linear', 'max_outputs': 4}),
+    'ops.ssd_default_boxes': ((), ops.SSD300),
     'ops.yolo_decode': ((RAW, np.array([[8.0, 8.0]], np.float32)), {'stride': 8}),
     'ops.yolo_encode': ((BOXES, BOXES[:, :2] // 8, OTHERS[:, 2:]), {'stride': 8}),
     'ops.yolo_slots': ((), HEAD | {'canvas': (16, 32)}),
+    'ops.yolov1_boxes': ((RAW,), {'canvas': (16, 32)}),
     'ops.yolov3_decode': ((LEVELS,), HEAD | {'image_size': (16, 30), 'max_detections': 3}),
+    'losses.arcface_loss': ((BOXES, OTHERS, np.array([0, 2, 1])), {'scale': 4.0}),
+    'losses.batch_hard_triplet_loss': ((BOXES, np.array([0, 1, 0])), {'margin': 'soft'}),
     'losses.ciou_loss': PAIR,
+    'losses.content_loss': ((IMAGES, IMAGES[::-1]), {}),
+    'losses.contrastive_loss': ((BOXES / 9, OTHERS / 9, np.array([True, False, False])), {}),
+    'losses.detr_loss': ((RAW[..., 0, :3], np.abs(RAW[..., 0, 3:]), *OBJECTS), {'image_size': (16, 30)}),
     'losses.diou_loss': PAIR,
+    'losses.fcos_loss': ((HEADS[0], np.abs(HEADS[1]), HEADS[0][..., 0], *OBJECTS), {'anchors': OTHERS}),
+    'losses.focal_loss': ((IMAGES, np.abs(IMAGES) < 1), {}),
     'losses.giou_loss': PAIR,
+    'losses.gram_matrix': ((IMAGES,), {'normalize': 'elements'}),
     'losses.iou_loss': PAIR,
+    'losses.l1_loss': PAIR,
+    'losses.mask_loss': ((RAW[:, 0, :3, :, :3, None].swapaxes(2, 3), RAW[:, :, :, 0, :], SAMPLES), {}),
     'losses.pixel_cross_entropy': ((IMAGES, CLASSES), {'valid': CLASSES < 2}),
+    'losses.retinanet_loss': ((*HEADS, *OBJECTS), {'anchors': OTHERS}),
+    'losses.roi_loss': ((HEADS[0][..., :2], np.stack([HEADS[1]] * 2, 2), SAMPLES), {}),
+    'losses.rpn_loss': ((KEY, HEADS[0][..., 0], HEADS[1], OBJECTS[0]), {'anchors': OTHERS, 'size': 2}),
+    'losses.sample_proposals': ((KEY, OBJECTS[0] + 1, *OBJECTS), {'size': 4}),
     'losses.segmentation_loss': ((IMAGES, CLASSES), {'pixels_valid': CLASSES < 2}),
+    'losses.semi_hard_triplet_loss': ((BOXES, np.array([0, 1, 0])), {}),
     'losses.sigmoid_cross_entropy': ((IMAGES, np.abs(IMAGES) < 1), {}),
+    'losses.smooth_l1_loss': PAIR,
     'losses.soft_dice': ((np.abs(IMAGES) / 4, np.abs(IMAGES) < 1), {'valid': CLASSES < 2}),
     'losses.softmax_cross_entropy': ((IMAGES, CLASSES), {'label_smoothing': 0.1}),
+    'losses.ssd_loss': ((*HEADS, *OBJECTS), {'anchors': OTHERS}),
+    'losses.style_loss': ((IMAGES, IMAGES[:, :1]), {}),
+    'losses.style_transfer_loss': (({'a': RAW[..., 0, :], 'b': IMAGES}, {'a': RAW[0, ..., 0, :]}, {'b': IMAGES[:, :1]},
+                                    IMAGES), {'valid': np.array([True, False])}),
+    'losses.total_variation': ((IMAGES,), {}),
+    'losses.triplet_loss': ((BOXES, OTHERS, OTHERS[::-1]), {}),
+    'losses.tversky': ((np.abs(IMAGES) / 4, np.abs(IMAGES) < 1), {'alpha': 0.3, 'valid': CLASSES < 2}),
+    'losses.yolov1_assign': ((np.stack([np.stack([BOXES, OTHERS])] * 2), BOXES), {'canvas': (16, 32)}),
+    'losses.yolov1_loss': ((np.tile(RAW[..., 0, :], 2), np.stack([BOXES, OTHERS]), np.array([[0, 1, 1], [1, 0, 0]])),
+                           {'canvas': (16, 32)}),
+    'losses.yolov2_loss': ((RAW, np.stack([BOXES, OTHERS]), np.array([[0, 1, 1], [1, 0, 0]])),
+                           {'anchors': ((8.0, 8.0),), 'stride': 8, 'prior': True}),
     'losses.yolov3_assign': ((BOXES,), HEAD | {'canvas': (16, 32)}),
     'losses.yolov3_loss': ((LEVELS, np.stack([BOXES, OTHERS]), np.array([[0, 1, 1], [1, 0, 0]])),
                            HEAD | {'box_loss': 'ciou'}),
-} | {f'ops.{name}': ((BOXES,), {}) for name in ops.__all__ if '_to_' in name}
+} | {f'ops.{name}': ((BOXES,), {}) for name in ops.__all__ if '_to_' in name and 'xy' in name}
 
 
 def test_every_public_function_has_a_call_here():
@@ -68,6 +146,8 @@ def test_every_public_function_gives_the_same_under_jit_and_under_vmap(name):
 
   def each(*batch):  # value and gradient at once: one compilation
     floats = [i for i, x in enumerate(batch) if all(jnp.issubdtype(v.dtype, jnp.floating) for v in jax.tree.leaves(x))]
+    if not floats:
+      return call(*batch), ()
 
     def total(*chosen):
       result = call(*[chosen[floats.index(i)] if i in floats else x for i, x in enumerate(batch)])

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from vision_jax.conventions import Array, Term
 from vision_jax.losses.classification import softmax_cross_entropy
-from vision_jax.ops.arrays import at_least_float32, pick, safe_divide
+from vision_jax.ops.arrays import at_least_float32, check_choice, pick, safe_divide
 
 
 def pixel_cross_entropy(logits: Array, labels: Array, *, class_weights: Array | None = None,
@@ -145,8 +145,7 @@ def segmentation_loss(logits: Array, segmentation: Array, *, class_weights: Arra
   >>> {name: (round(float(term.total), 3), float(term.count)) for name, term in terms.items()}
   {'loss_pixel': (2.773, 4.0), 'loss_dice': (0.533, 1.0)}
   """
-  if dice_absent not in ('ignore', 'count'):
-    raise ValueError(f"segmentation_loss: dice_absent is {dice_absent!r}; give 'ignore' or 'count'")
+  check_choice('segmentation_loss', 'dice_absent', dice_absent, ('ignore', 'count'))
   segmentation = jnp.asarray(segmentation)
   counted = jnp.ones(segmentation.shape, bool) if pixels_valid is None else jnp.asarray(pixels_valid)
   if valid is not None:

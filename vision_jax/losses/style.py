@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.conventions import Array, Term
-from vision_jax.ops.arrays import absolute, at_least_float32, pick
+from vision_jax.ops.arrays import absolute, at_least_float32, check_choice, pick
 
 
 def gram_matrix(features: Array, *, normalize: str = 'none') -> Array:
@@ -36,8 +36,7 @@ def gram_matrix(features: Array, *, normalize: str = 'none') -> Array:
   features = _maps('gram_matrix', features)
   h, w, channels = features.shape[-3:]
   divisors = {'none': 1, 'size': h * w, 'elements': h * w * channels}
-  if normalize not in divisors:
-    raise ValueError(f'gram_matrix: normalize is {normalize!r}; give one of {", ".join(divisors)}')
+  check_choice('gram_matrix', 'normalize', normalize, tuple(divisors))
   gram = jnp.einsum('...hwc,...hwd->...cd', features, features, precision='highest')
   return gram / divisors[normalize]
 
@@ -117,8 +116,7 @@ def total_variation(images: Array, *, kind: str = 'l1') -> Array:
   >>> total_variation(image).item(), total_variation(image, kind='l2').item()
   (6.0, 14.0)
   """
-  if kind not in ('l1', 'l2'):
-    raise ValueError(f"total_variation: kind is {kind!r}; give 'l1' or 'l2'")
+  check_choice('total_variation', 'kind', kind, ('l1', 'l2'))
   images = _maps('total_variation', images)
   size = absolute if kind == 'l1' else jnp.square
   return sum(jnp.sum(size(jnp.diff(images, axis=axis)), axis=(-3, -2, -1)) for axis in (-3, -2))

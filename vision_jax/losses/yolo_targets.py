@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from vision_jax.conventions import Array
 from vision_jax.losses.boxes import ciou_loss, diou_loss, giou_loss, iou_loss
-from vision_jax.ops.arrays import at_least_float32, check_last_axis, pick
+from vision_jax.losses.targets import real_objects
+from vision_jax.ops.arrays import at_least_float32, check_choice, check_last_axis, pick
 from vision_jax.ops.boxes import box_area, iou, pairwise_iou
 from vision_jax.ops.yolo import (
   YoloSlots,
@@ -182,21 +183,6 @@ def squared_error(raw: Array, goal: Array) -> Array:
   return jnp.sum((said - goal) ** 2, axis=-1) / 2
 
 
-def real_objects(where: str, boxes: Array, labels: Array, boxes_valid: Array | None,
-                 valid: Array | None) -> tuple[Array, Array, Array, Array]:
-  """Boxes [B, N, 4], labels and real [B, N], valid [B]: whatever is not real is zero, and N is at least 1."""
-  boxes, labels = at_least_float32(boxes), jnp.asarray(labels)
-  if boxes.ndim != 3 or boxes.shape[2] != 4 or labels.shape != boxes.shape[:2]:
-    raise ValueError(f'{where}: boxes {list(boxes.shape)} and labels {list(labels.shape)}; give [B, N, 4] and [B, N]')
-  valid = jnp.ones(boxes.shape[:1], bool) if valid is None else jnp.asarray(valid)
-  real = jnp.ones(labels.shape, bool) if boxes_valid is None else jnp.asarray(boxes_valid)
-  real = real & valid[:, None]
-  boxes, labels = pick(real, boxes, 0), pick(real, labels, 0)
-  if not boxes.shape[1]:  # no slots for objects at all: one that is empty
-    boxes, labels, real = (jnp.zeros((x.shape[0], 1, *x.shape[2:]), x.dtype) for x in (boxes, labels, real))
-  return boxes, labels, real, valid
-
-
 def winners(places: Array, priority: Array, wanted: Array, total: int) -> Array:
   """The object that has each of `total` places: of those that want it the one of highest priority, then the first.
 
@@ -207,12 +193,6 @@ def winners(places: Array, priority: Array, wanted: Array, total: int) -> Array:
   highest = jnp.full(total, -jnp.inf, priority.dtype).at[places].max(priority)
   claim = jnp.where(wanted & (priority == highest[places]), jnp.arange(count)[:, None], count)
   return jnp.full(total, count).at[places].min(claim)
-
-
-def check_choice(where: str, option: str, given: str, known: tuple[str, ...]) -> None:
-  """Refuses an option that is none of the known ones."""
-  if given not in known:
-    raise ValueError(f'{where}: {option} is {given!r}; give one of {", ".join(known)}')
 
 
 def check_box_loss(where: str, box_loss: str) -> None:

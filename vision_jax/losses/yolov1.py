@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.conventions import Array, Term
-from vision_jax.losses.yolo_targets import YoloAssignment, check_choice, real_objects, winners
-from vision_jax.ops.arrays import at_least_float32, check_last_axis, pick
+from vision_jax.losses.targets import real_objects
+from vision_jax.losses.yolo_targets import YoloAssignment, winners
+from vision_jax.ops.arrays import at_least_float32, check_choice, check_last_axis, pick
 from vision_jax.ops.boxes import box_area, iou, xyxy_to_cxcywh
 from vision_jax.ops.yolo import grid_cells, yolov1_boxes
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from vision_jax.conventions import Array, Term
 from vision_jax.losses.classification import softmax_cross_entropy
-from vision_jax.losses.yolo_targets import check_box_loss, check_choice, slot_box_loss, slot_targets, squared_error
+from vision_jax.losses.yolo_targets import check_box_loss, slot_box_loss, slot_targets, squared_error
+from vision_jax.ops.arrays import check_choice
 
 # The scales of `yolov2.cfg`; `loss_prior`, which darknet minimises with 0.01 over its first 12,800 images, comes extra.
 YOLOV2_WEIGHTS = {'loss_box': 1.0, 'loss_objectness': 5.0, 'loss_no_object': 1.0, 'loss_class': 1.0}

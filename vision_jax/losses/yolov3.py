@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from vision_jax.conventions import Array, Term
 from vision_jax.losses.classification import check_smoothing, sigmoid_cross_entropy
-from vision_jax.losses.yolo_targets import check_box_loss, check_choice, slot_box_loss, slot_targets
+from vision_jax.losses.yolo_targets import check_box_loss, slot_box_loss, slot_targets
+from vision_jax.ops.arrays import check_choice
 
 
 def yolov3_loss(outputs: tuple[Array, ...], boxes: Array, labels: Array, *, anchors: tuple, strides: tuple[int, ...],

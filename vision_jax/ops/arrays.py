@@ -38,6 +38,12 @@ def absolute(values: Array) -> Array:
   return values * jnp.sign(values)
 
 
+def check_choice(where: str, option: str, given: str, known: tuple[str, ...]) -> None:
+  """Refuses an option that is none of the known ones."""
+  if given not in known:
+    raise ValueError(f'{where}: {option} is {given!r}; give one of {", ".join(known)}')
+
+
 def safe_divide(numerator: Array, denominator: Array, *, floor: float) -> Array:
   """`numerator / denominator`, and 0 with gradient 0 where the denominator is not above `floor`."""
   # Selected twice: a gradient through the branch that was not taken would be 0 * inf = NaN.
