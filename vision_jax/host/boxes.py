@@ -35,12 +35,14 @@ def area(boxes: np.ndarray) -> np.ndarray:
   return sides[..., 0] * sides[..., 1]
 
 
-def pairwise_iou(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
+def pairwise_iou(boxes_a: np.ndarray, boxes_b: np.ndarray, *, crowd: np.ndarray | None = None) -> np.ndarray:
   """Intersection over union of every box of one set with every box of another.
 
   Args:
     boxes_a: `[A, 4]` xyxy pixels.
     boxes_b: `[B, 4]` xyxy pixels.
+    crowd: bool `[B]`, the boxes around crowds, of which a part is enough: the area of the box of `boxes_a` alone
+      divides there, as in COCO's evaluation. None when left out.
 
   Returns:
     `[A, B]` float64 in 0..1; zero where the union is empty or a coordinate is not finite.
@@ -60,6 +62,8 @@ def pairwise_iou(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
     sides = np.maximum(corner_high - corner_low, 0.0)
     intersection = sides[..., 0] * sides[..., 1]
     union = area(boxes_a)[:, None] + area(boxes_b)[None, :] - intersection
+    if crowd is not None:
+      union = np.where(crowd, area(boxes_a)[:, None], union)
     usable = (union > 0) & np.isfinite(union)
     return np.where(usable, intersection / np.where(usable, union, 1.0), 0.0)
 
