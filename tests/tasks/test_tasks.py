@@ -119,3 +119,27 @@ def test_digits_in_bfloat16_reach_within_a_point_of_float32():
     top1[dtype] = metrics['top1']
   assert top1['float32'] > 0.9
   assert abs(top1['float32'] - top1['bfloat16']) <= 0.01
+
+
+@pytest.mark.medium
+def test_the_loss_of_a_mixed_image_is_that_of_both_classes_by_their_shares():
+  task, batch = make('classification'), batch_for('classification')
+  variables = jax.jit(task.init)(jax.random.key(0), batch)
+  other = np.array([2, 0, 10**9, 1], np.int32)
+  mix = np.array([0.25, 1.0, np.nan, 0.6], np.float32)  # the third row is invalid
+  objective = jax.jit(lambda params, batch: task.loss(
+      params, {k: v for k, v in variables.items() if k != 'params'}, batch, jax.random.key(0), 0, False)[0])
+  mixed = objective(variables['params'], {**batch, 'mixed_label': other, 'mix': mix})['loss_class'].total
+  logits = np.asarray(task.predict(variables, batch)['probabilities'], np.float64)
+  expected = -sum(m * np.log(p[a]) + (1 - m) * np.log(p[b]) for p, a, b, m, valid in zip(
+      logits, batch['label'], other, mix, batch['valid'], strict=True) if valid)
+  assert float(mixed) == pytest.approx(expected, rel=1e-5)  # float32
+
+
+def test_the_options_of_the_losses_can_be_reached_from_the_tasks():
+  task = make('detection')
+  assert task.criterion.options['match'] == 'global' and task.criterion.options['ignore'] == 'predicted'
+  model = models.create('yolov3_small', num_classes=3, width=4)
+  other = tasks.create('yolov3', model, CLASSES, match='per_level', ignore='anchor', voc_ap='eleven')
+  assert other.criterion.options['match'] == 'per_level' and other.criterion.options['ignore'] == 'anchor'
+  assert 'VOC_AP' in other.metrics()[1].result() and len(task.metrics()) == 1

@@ -18,6 +18,9 @@ from vision_jax.tasks import base
 class Classification:
   """Softmax cross-entropy over K classes, top-1, top-5 and the confusion matrix.
 
+  Where a batch mixes two images in one (`mixed_label`, and `mix`, the share of the first), the loss is the sum of both
+  classes' by their shares (MixUp, arXiv 1710.09412; CutMix, arXiv 1905.04899).
+
   Args:
     module: maps images [B, H, W, 3] to logits [B, K].
     classes: the names and file ids of the K classes.
@@ -40,6 +43,10 @@ class Classification:
     logits, model_state = base.apply_module(self.module, params, model_state, batch['image'], train=train)
     valid, label = batch['valid'], batch['label']
     cross_entropy = losses.softmax_cross_entropy(logits, label, label_smoothing=self.label_smoothing)
+    if 'mix' in batch:
+      other = losses.softmax_cross_entropy(logits, batch['mixed_label'], label_smoothing=self.label_smoothing)
+      mix = jnp.where(valid, batch['mix'], 1.0)
+      cross_entropy = mix * cross_entropy + (1 - mix) * other
     count = valid.sum().astype(jnp.float32)
     correct = valid & (logits.argmax(-1) == label)
     return ({'loss_class': Term(jnp.where(valid, cross_entropy, 0.0).sum(), count)},

@@ -24,6 +24,7 @@ class Detection:
     criterion: (outputs, batch) -> dict of Terms.
     decode: (outputs, batch) -> `boxes [B, M, 4]`, `scores [B, M]`, `labels [B, M]`, `valid [B, M]`.
     weights: the weight of each Term, by name or prefix.
+    voc_ap: 'every' or 'eleven', to have VOC's average precision beside COCO's figures; see `metrics.VocAP`.
   """
 
   module: nn.Module
@@ -31,6 +32,7 @@ class Detection:
   criterion: Callable[[Any, Batch], dict[str, Term]]
   decode: Callable[[Any, Batch], dict[str, Array]]
   weights: tuple[tuple[str, float], ...]
+  voc_ap: str | None = None
   kind: ClassVar[str] = 'detection'
   fields: ClassVar[tuple[str, ...]] = ('boxes', 'labels')
 
@@ -45,7 +47,8 @@ class Detection:
     return self.decode(self.module.apply(variables, batch['image'], train=False), batch)
 
   def metrics(self) -> list[Any]:
-    return [metrics.DetectionAP(self.classes)]
+    voc = [metrics.VocAP(self.classes, points=self.voc_ap)] if self.voc_ap else []
+    return [metrics.DetectionAP(self.classes), *voc]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +76,8 @@ class Decode:
 
 def yolov3(module: nn.Module, classes: ClassMap, *, box_loss: str = 'giou', ignore_threshold: float = 0.7,
            objectness_target: str = 'binary', extra_match_iou: float | None = None, label_smoothing: float = 0.0,
-           score_threshold: float = 0.01, iou_threshold: float = 0.45, max_detections: int = 100,
+           match: str = 'global', ignore: str = 'predicted', score_threshold: float = 0.01,
+           iou_threshold: float = 0.45, max_detections: int = 100, voc_ap: str | None = None,
            weights: tuple[tuple[str, float], ...] = (('loss_box', 1.0), ('loss_objectness', 1.0), ('loss_class', 1.0)),
            ) -> Detection:
   """YOLOv3 (Redmon and Farhadi, arXiv 1804.02767) on any module with its outputs, anchors and strides.
@@ -81,10 +85,11 @@ def yolov3(module: nn.Module, classes: ClassMap, *, box_loss: str = 'giou', igno
   Args:
     module: gives raw outputs [B, h, w, A, 5 + K] of each level, and has the fields `anchors` and `strides`.
     classes: the names and file ids of the K classes.
-    box_loss, ignore_threshold, objectness_target, extra_match_iou, label_smoothing: see `losses.yolov3_loss`; the box
-      loss of the paper is 'sse'.
+    box_loss, ignore_threshold, objectness_target, extra_match_iou, label_smoothing, match, ignore: see
+      `losses.yolov3_loss`; the box loss of the paper is 'sse'.
     score_threshold, iou_threshold, max_detections: see `ops.yolov3_decode`. The low score threshold is for AP; a person
       wants about 0.3.
+    voc_ap: as in `Detection`.
     weights: of `loss_box`, `loss_objectness` and `loss_class`.
   """
   if not hasattr(module, 'anchors'):
@@ -93,7 +98,7 @@ def yolov3(module: nn.Module, classes: ClassMap, *, box_loss: str = 'giou', igno
   layout = {'anchors': module.anchors, 'strides': module.strides}
   criterion = Criterion(losses.yolov3_loss, FrozenDict(
       layout, box_loss=box_loss, ignore_threshold=ignore_threshold, objectness_target=objectness_target,
-      extra_match_iou=extra_match_iou, label_smoothing=label_smoothing))
+      extra_match_iou=extra_match_iou, label_smoothing=label_smoothing, match=match, ignore=ignore))
   decode = Decode(ops.yolov3_decode, FrozenDict(
       layout, score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections))
-  return Detection(module, classes, criterion, decode, weights)
+  return Detection(module, classes, criterion, decode, weights, voc_ap)
