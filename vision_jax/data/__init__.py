@@ -12,15 +12,21 @@ from typing import Any
 
 from vision_jax.conventions import check_options, find, option_names
 from vision_jax.data.digits import Digits
+from vision_jax.data.files import LabelledSource, source_of
+from vision_jax.data.formats import coco, voc, yolo
 from vision_jax.data.images import ImageFiles, read_image
 from vision_jax.data.loader import Loader
 from vision_jax.data.scenes import DigitScenes
 
-__all__ = ['SOURCES', 'Digits', 'DigitScenes', 'ImageFiles', 'Loader', 'create', 'names', 'read_image']
+__all__ = ['SOURCES', 'Digits', 'DigitScenes', 'ImageFiles', 'LabelledSource', 'Loader', 'create', 'names',
+           'read_image']
 
 SOURCES: dict[str, Callable[..., Any]] = {
     'digits': Digits,
     'digit_scenes': DigitScenes,
+    'coco': source_of(coco.read),
+    'voc': source_of(voc.read, 'difficult'),
+    'yolo': source_of(yolo.read),
 }
 
 
@@ -40,9 +46,9 @@ def create(name: str, split: str, **options: Any) -> Any:
 
   >>> len(create('digits', 'val'))
   360
-  >>> create('digit_scene', 'val')
+  >>> create('digit_scene', 'val')  # doctest: +ELLIPSIS
   Traceback (most recent call last):
-  ValueError: unknown data source 'digit_scene'; did you mean digit_scenes, digits? known: digit_scenes, digits
+  ValueError: unknown data source 'digit_scene'; did you mean digit_scenes, digits? known: coco, digit_scenes, ...
   """
   source = find(SOURCES, 'data source', name)
   check_options(f'data source {name}', option_names(source), options)
