@@ -233,8 +233,8 @@ def bin_weights(starts: Array, ends: Array, *, bins: int, size: int, aligned: bo
 
 def _check_counts(where: str, output_size: tuple[int, int], sampling_ratio: int = 1) -> None:
   if len(output_size) != 2 or min(*output_size, sampling_ratio) < 1:
-    raise ValueError(f'{where}: output_size {output_size}, sampling_ratio {sampling_ratio}; give (oh, ow) and 1 or more of '
-                     'each (a number of samples that follows the box has no static shape)')
+    raise ValueError(f'{where}: output_size {output_size}, sampling_ratio {sampling_ratio}; give (oh, ow) and 1 or '
+                     'more of each (a number of samples that follows the box has no static shape)')
 
 
 def _batched(where: str, levels: Sequence[Array], boxes: Array,
