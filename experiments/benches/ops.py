@@ -33,9 +33,9 @@ def random_boxes(rng: np.random.RandomState, count: int) -> np.ndarray:
 
 
 def clustered_boxes(rng: np.random.RandomState, count: int) -> np.ndarray:
-  """As a detector gives them: many boxes around each of 40 objects."""
-  objects = random_boxes(rng, 40)
-  return (objects[rng.randint(0, 40, count)] + rng.normal(0, 4, (count, 4))).astype(np.float32)
+  """As a detector gives them: many boxes around each of 50 objects."""
+  objects = random_boxes(rng, 50)
+  return (objects[rng.randint(0, 50, count)] + rng.normal(0, 8, (count, 4))).astype(np.float32)
 
 
 def nms_cases() -> Iterator[Case]:
