@@ -2,6 +2,17 @@
 
 from ml_collections import config_dict
 
+# What the sources of files and of tfds take, so that any config can be turned to other data on the command line:
+# --config.data.name=voc --config.data.path=data/bccd.
+SOURCE_OPTIONS = {
+    str: ('path', 'on_error', 'annotations', 'images', 'mask_images', 'lists', 'difficult', 'values', 'names',
+          'image_tail', 'mask_tail', 'class_name', 'dataset', 'data_dir', 'feature'),
+    float: ('val_share',),
+    int: ('void', 'depth'),
+    bool: ('disjoint', 'masks'),
+    tuple: ('classes',),
+}
+
 
 def config(variant: str, *, task: dict, model: dict, data: dict, optim: dict, train: dict) -> config_dict.ConfigDict:
   """Five sections, locked; a value of None (a placeholder for the command line) means the factory's own default.
@@ -13,10 +24,12 @@ def config(variant: str, *, task: dict, model: dict, data: dict, optim: dict, tr
   if variant not in ('', 'smoke'):
     raise ValueError(f"unknown variant {variant!r} of this config; there is ':smoke', or none")
   placeholder = config_dict.placeholder
+  sources = {name: placeholder(kind) for kind, names in SOURCE_OPTIONS.items() for name in names}
   sections = {
       'task': task,
       'model': {'dtype': placeholder(str), **model},
-      'data': {'train_size': placeholder(int), 'val_size': placeholder(int), 'workers': placeholder(int), **data},
+      'data': {'train_size': placeholder(int), 'val_size': placeholder(int), 'workers': placeholder(int),
+               'resize': placeholder(str), 'augment': (), **sources, **data},
       'optim': {'clip': placeholder(float), 'warmup': placeholder(str), 'weight_decay': placeholder(float),
                 'rules': (), **optim},
       'train': {'seed': 0, 'accumulate': 1, 'ema_decay': placeholder(float), 'log_every': 20,

@@ -37,6 +37,7 @@ from absl import app, flags, logging  # noqa: E402  jax must not be imported bef
 import jax  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
+from vision_jax import build  # noqa: E402
 from vision_jax.conventions import check_options  # noqa: E402
 
 FLAGS = flags.FLAGS
@@ -110,9 +111,10 @@ def plain(config) -> dict:
 
 def _parse(argv):
   try:
-    _check_overrides(argv)
+    before, overrides = _check_overrides(argv)
     positional = FLAGS(argv)
-    FLAGS.config  # noqa: B018  a config that cannot be loaded says so only here
+    if FLAGS.config is not None:  # a config that cannot be loaded says so only here
+      _leave_out_what_another_source_takes(FLAGS.config, before, overrides)
     return positional
   except (AttributeError, KeyError, TypeError, ValueError, OSError, flags.Error) as error:
     # ml_collections and absl raise what they happen to raise, some of it with a traceback inside; its last line counts.
@@ -122,22 +124,40 @@ def _parse(argv):
     sys.exit(2)
 
 
-def _check_overrides(argv) -> None:
-  """Refuses a --config that is no file, and a --config.a.b that the config does not have, with the names it has."""
+def _check_overrides(argv):
+  """The config without the overrides, and their names 'a.b'.
+
+  Refuses a --config that is no file, and a --config.a.b that the config does not have, with the names it has.
+  """
   arguments = [part for word in argv[1:] for part in word.split('=', 1)]
   path = dict(itertools.pairwise(arguments)).get('--config', '')
   if not path:
-    return
+    return None, ()
   path, _, variant = path.partition(':')
   if not pathlib.Path(path).is_file():
     known = ', '.join(f'configs/{p.name}' for p in sorted((ROOT / 'configs').glob('*.py')) if p.stem != 'common')
     raise ValueError(f'--config {path} does not exist; there are {known}')
   config = runpy.run_path(path)['get_config'](variant)
-  for override in (word[len('--config.'):] for word in arguments if word.startswith('--config.')):
+  overrides = tuple(word[len('--config.'):] for word in arguments if word.startswith('--config.'))
+  for override in overrides:
     place, where = config, 'config'
     for key in override.split('.'):
       check_options(where, tuple(place), {key: None})
       place, where = place[key], f'{where}.{key}'
+  return config, overrides
+
+
+def _leave_out_what_another_source_takes(config, before, overrides) -> None:
+  """Where the command line names another source, drops what the file gives to its own one, and says so."""
+  if config.data.name == before.data.name:
+    return
+  theirs = [key for key in before.data if before.data[key] is not None and f'data.{key}' not in overrides
+            and (key in ('train_size', 'val_size') or key not in build.data_options(config.data.name))]
+  with config.unlocked():
+    for key in theirs:
+      del config.data[key]
+  if theirs:
+    print(f'left out, as it belongs to the data {before.data.name}: config.data.{", config.data.".join(theirs)}')
 
 
 def _answering(main):

@@ -27,6 +27,8 @@ def main() -> None:
   primary = jax.process_index() == 0
   config = launch.plain(FLAGS.config)
   experiment = build.experiment(config)
+  if primary and experiment.notes:
+    print('\n'.join(experiment.notes))
   folder = launch.claim_workdir(config, seed=experiment.fit_options['seed'], primary=primary)
   state, _ = experiment.fit(folder, stop_after=FLAGS.stop_after, started=launch.STARTED)
   if primary:

@@ -11,6 +11,8 @@ import optax
 
 from vision_jax import data, models, tasks
 from vision_jax.conventions import ClassMap, check_options, find, option_defaults, option_names
+from vision_jax.data.check import require_clean
+from vision_jax.data.files import LabelledSource
 from vision_jax.data.loader import Loader
 from vision_jax.tasks.base import Task, resolve_weights
 from vision_jax.train import evaluate as evaluate_lib
@@ -20,6 +22,7 @@ from vision_jax.train.checkpoint import Checkpoints
 from vision_jax.train.state import TrainState, state_shapes
 
 SECTIONS = ('task', 'model', 'data', 'optim', 'train')
+_LOADER_OPTIONS = tuple(o for o in option_names(Loader) if o not in ('source', 'fields', 'seed', 'shard'))
 PROGRAM_OPTIONS = ('stop_after', 'started')  # of `fit`, which a program gives and a config does not
 
 
@@ -36,6 +39,7 @@ class Experiment:
     val_loader: the validation images, each once.
     loading: the keyword arguments of both loaders that the config decides.
     fit_options: the keyword arguments of `train.loop.fit` that the config decides.
+    notes: what the labels' check has to say, a line each.
   """
 
   task: Task
@@ -46,6 +50,7 @@ class Experiment:
   val_loader: Loader
   loading: Mapping[str, Any]
   fit_options: Mapping[str, Any]
+  notes: tuple[str, ...] = ()
 
   def fit(self, folder: Any, **options: Any) -> tuple[TrainState, dict[str, float]]:
     """Trains in a run folder, or continues there; see `train.loop.fit`."""
@@ -111,7 +116,8 @@ def experiment(config: Mapping[str, Mapping[str, Any]]) -> Experiment:
   name, options = _named('optim', config['optim'])
   schedule, options = _schedule(options, fit_options['steps'], train_loader.steps_per_epoch)
   optimiser = optim.create(name, schedule, _check_task(task, train_loader.batch(0), fit_options), **options)
-  return Experiment(task, classes, optimiser, schedule, train_loader, val_loader, loading, fit_options)
+  notes = _check_labels(train_source, val_source, config['data'])
+  return Experiment(task, classes, optimiser, schedule, train_loader, val_loader, loading, fit_options, notes)
 
 
 def _given(section: Any) -> Any:
@@ -136,13 +142,29 @@ def _sources(options: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
   """
   name, options = _named('data', options)
   sizes = {split: options.pop(f'{split}_size', None) for split in ('train', 'val')}
-  loader_options = tuple(o for o in option_names(Loader) if o not in ('source', 'fields', 'seed', 'shard'))
-  source_options = tuple(o for o in option_names(find(data.SOURCES, 'data source', name)) if o != 'size')
-  check_options(f'config.data ({name})', (*loader_options, *source_options, 'train_size', 'val_size'), options)
+  check_options(f'config.data ({name})', (*data_options(name), 'train_size', 'val_size'), options)
+  source_options = option_names(data.SOURCES[name])
   own = {key: value for key, value in options.items() if key in source_options}
   train, val = (data.create(name, split, **own, **({} if size is None else {'size': size}))
                 for split, size in sizes.items())
-  return train, val, {key: value for key, value in options.items() if key in loader_options}
+  if train.classes != val.classes:
+    raise ValueError(f'data {name}: the classes of train are {", ".join(train.classes.names)}, those of val '
+                     f'{", ".join(val.classes.names)}; give both splits the same ones in the same order')
+  return train, val, {key: value for key, value in options.items() if key in _LOADER_OPTIONS}
+
+
+def data_options(name: str) -> tuple[str, ...]:
+  """What `config.data` may hold beside `name`, `train_size` and `val_size`: options of the loader and of the source."""
+  own = option_names(find(data.SOURCES, 'data source', name))
+  return (*_LOADER_OPTIONS, *(option for option in own if option not in ('size', *_LOADER_OPTIONS)))
+
+
+def _check_labels(train: Any, val: Any, options: Mapping[str, Any]) -> tuple[str, ...]:
+  """Refuses labels with errors, or says what is left out; nothing for data that is not read from label files."""
+  if not all(isinstance(source, LabelledSource) for source in (train, val)):
+    return ()
+  given = {key: value for key, value in options.items() if key == 'on_error'}
+  return tuple(require_clean(train.labelled, val.labelled, **given))
 
 
 def _check_counts(options: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ canvas = original * scale + offset). Classification adds `label [B]`, detection 
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Mapping
 import dataclasses
 import difflib
@@ -81,7 +82,7 @@ class ClassMap:
     if len(self.ids) != len(self.names):
       raise ValueError(f'{len(self.names)} class names for {len(self.ids)} class ids; give one name to each id')
     for kind, values in (('name', self.names), ('id', self.ids)):
-      twice = sorted({str(v) for v in values if values.count(v) > 1})
+      twice = sorted(str(value) for value, count in collections.Counter(values).items() if count > 1)
       if twice:
         raise ValueError(f'class {kind} {", ".join(twice)} stands twice; give each class its own {kind}')
 

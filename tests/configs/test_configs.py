@@ -7,7 +7,8 @@ import sys
 import jax
 import pytest
 
-from vision_jax import build
+from vision_jax import build, data
+from vision_jax.conventions import option_names
 from vision_jax.train import step as step_lib
 from vision_jax.train.state import state_shapes
 
@@ -61,3 +62,10 @@ def test_a_config_traces_a_training_step_and_an_evaluation_step(name):
 def test_an_unknown_variant_names_the_known_one():
   with pytest.raises(ValueError, match="unknown variant 'smok' of this config; there is ':smoke', or none"):
     load('digits_lenet', 'smok')
+
+
+def test_any_config_can_be_turned_to_any_source_of_files_on_the_command_line():
+  _, config = load('digits_lenet')
+  of_digits = {'size', 'canvas', 'annotation', 'seed', 'cache', 'dark_ink', 'splits'}  # splits of tfds is a dict
+  for name, source in data.SOURCES.items():
+    assert set(option_names(source)) - of_digits <= set(config.data), name

@@ -90,3 +90,33 @@ def yolo_set(folder, labels, *, split='train', names=('cat', 'dog')):
 def kinds(labelled):
   """(kind, where) of each finding."""
   return [(finding.kind, finding.where) for finding in labelled.findings]
+
+
+def write_mask(path, values, *, palette=None):
+  """A mask image of these values [h, w]: grey levels in their own type, or places in a palette; 1 bit for bools."""
+  path, values = pathlib.Path(path), np.asarray(values)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  image = Image.fromarray(values)
+  if palette is not None:
+    image = Image.fromarray(values.astype(np.uint8), 'L').convert('P')
+    image.putdata(values.ravel().tolist())
+    image.putpalette(palette)
+  image.save(path)
+  return path
+
+
+def class_folders(folder, counts, *, name='{}.png'):
+  """<folder>/<class>/<0..n-1>.png for {class: n}; no two images are alike."""
+  seed = 0
+  for each, count in counts.items():
+    (folder / each).mkdir(parents=True, exist_ok=True)
+    for k in range(count):
+      write_image(folder / each / name.format(k), seed)
+      seed += 1
+  return folder
+
+
+def idx_bytes(values):
+  """An idx file of unsigned bytes."""
+  values = np.asarray(values, np.uint8)
+  return bytes((0, 0, 8, values.ndim)) + np.array(values.shape, '>u4').tobytes() + values.tobytes()

@@ -45,8 +45,8 @@ def test_an_index_past_the_end_ends_an_iteration():
   assert sum(1 for _ in Digits('val')) == 360
 
 
-def test_every_source_of_the_table_keeps_the_interface():
-  for name in data.names():
+def test_every_source_of_the_table_that_needs_no_files_keeps_the_interface():
+  for name in ('digits', 'digit_scenes'):
     source = data.create(name, 'val')
     sample, target = source[0], source.target(0)
     assert sample['image'].dtype == np.uint8
@@ -55,7 +55,7 @@ def test_every_source_of_the_table_keeps_the_interface():
 
 
 @pytest.mark.parametrize('name, split, options, message', [
-    ('digit', 'val', {}, "unknown data source 'digit'; did you mean digits, digit_scenes. known: digit_scenes, digits"),
+    ('digit', 'val', {}, "unknown data source 'digit'; did you mean digits, digit_scenes. known: coco, digit_scenes"),
     ('digits', 'test', {}, r"digits has no split 'test'; known: train, val"),
     ('digit_scenes', 'all', {}, r"digit_scenes has no split 'all'; known: train, val"),
     ('digit_scenes', 'val', {'canvass': 9}, r"data source digit_scenes has no option 'canvass'; did you mean canvas\?"),

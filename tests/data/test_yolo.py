@@ -99,8 +99,8 @@ def test_a_label_file_that_is_no_text_is_left_out(tmp_path):
   yolo_set(tmp_path, {'a': BOX})
   (tmp_path / 'labels' / 'train' / 'a.txt').write_bytes(b'0 0.5\n\xff\xfe')
   labelled = yolo.read('train', path=tmp_path)
-  assert kinds(labelled) == [('label-syntax', 'labels/train/a.txt')]
-  assert 'a.txt:2: not UTF-8 (byte 0xff)' in labelled.findings[0].what
+  assert kinds(labelled) == [('label-syntax', 'labels/train/a.txt:2')]
+  assert labelled.findings[0].what == 'not UTF-8 (byte 0xff)'
 
 
 @pytest.mark.parametrize('image, label', [

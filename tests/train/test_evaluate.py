@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vision_jax.data.transforms import RESIZES
+from vision_jax.data.resize import RESIZES
 from vision_jax.train.evaluate import to_original
 
 BOX = np.array([[20.0, 12.0, 40.0, 30.0]], np.float32)

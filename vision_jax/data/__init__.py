@@ -12,8 +12,10 @@ from typing import Any
 
 from vision_jax.conventions import check_options, find, option_names
 from vision_jax.data.digits import Digits
-from vision_jax.data.files import LabelledSource, source_of
-from vision_jax.data.formats import coco, voc, yolo
+from vision_jax.data.files import LabelledSource, check_needed, source_of
+from vision_jax.data.formats import coco, image_folder, mask_folder, object_masks, voc, yolo
+from vision_jax.data.formats.idx import IdxFiles
+from vision_jax.data.formats.tfds import TfdsSource
 from vision_jax.data.images import ImageFiles, read_image
 from vision_jax.data.loader import Loader
 from vision_jax.data.scenes import DigitScenes
@@ -24,9 +26,15 @@ __all__ = ['SOURCES', 'Digits', 'DigitScenes', 'ImageFiles', 'LabelledSource', '
 SOURCES: dict[str, Callable[..., Any]] = {
     'digits': Digits,
     'digit_scenes': DigitScenes,
+    'image_folder': source_of(image_folder.read),
+    'identities': source_of(image_folder.identities),
     'coco': source_of(coco.read),
     'voc': source_of(voc.read, 'difficult'),
     'yolo': source_of(yolo.read),
+    'mask_folder': source_of(mask_folder.read),
+    'object_masks': source_of(object_masks.read),
+    'idx': IdxFiles,
+    'tfds': TfdsSource,
 }
 
 
@@ -42,7 +50,7 @@ def create(name: str, split: str, **options: Any) -> Any:
     The source.
 
   Raises:
-    ValueError: an unknown source, split or option.
+    ValueError: an unknown source, split or option; one that is missing.
 
   >>> len(create('digits', 'val'))
   360
@@ -52,6 +60,7 @@ def create(name: str, split: str, **options: Any) -> Any:
   """
   source = find(SOURCES, 'data source', name)
   check_options(f'data source {name}', option_names(source), options)
+  check_needed(f'data source {name}', source, options)
   return source(split, **options)
 
 

@@ -217,6 +217,20 @@ def check_option(name: str, value: str, known: Sequence[str]) -> None:
     raise ValueError(f'data.{name} is {value!r}; it is ' + ' or '.join(repr(each) for each in known))
 
 
+def check_needed(where: str, source: Callable[..., Any], given: Mapping[str, Any]) -> None:
+  """Refuses options among which one is missing that has no default.
+
+  >>> check_needed('data source cats', source_of(lambda split, *, path: None), {})
+  Traceback (most recent call last):
+  ValueError: data source cats needs data.path; give it
+  """
+  missing = [f'data.{option}' for option, parameter in inspect.signature(source).parameters.items()
+             if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+             and option not in given]
+  if missing:
+    raise ValueError(f'{where} needs {", ".join(missing)}; give it')
+
+
 def source_of(read: Callable[..., Labelled], *own: str) -> Callable[..., LabelledSource]:
   """The source that stands on a reader, for the table of sources.
 
@@ -239,11 +253,7 @@ def source_of(read: Callable[..., Labelled], *own: str) -> Callable[..., Labelle
   def source(split: str, **options: Any) -> LabelledSource:
     name = f'data source {read.__module__.rpartition(".")[2]}'
     check_options(name, option_names(source), options)
-    missing = [f'data.{option}' for option, parameter in signature.parameters.items()
-               if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
-               and option not in options]
-    if missing:
-      raise ValueError(f'{name} needs {", ".join(missing)}; give it')
+    check_needed(name, source, options)
     reading = {name: value for name, value in options.items() if name not in own}
     return LabelledSource(read(split, **reading), **{name: options[name] for name in own if name in options})
 

@@ -49,7 +49,8 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
   try:
     with Image.open(path) as opened:
       opened.load()
-      return _to_rgb(ImageOps.exif_transpose(opened))
+      ImageOps.exif_transpose(opened, in_place=True)  # the other way copies every image, turned or not
+      return to_rgb(opened)
   except PermissionError as error:
     raise ValueError(f'cannot read image {path}: no permission; make the file readable') from error
   except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error and more
@@ -64,7 +65,8 @@ def _cause(error: Exception, path: Path) -> str:
   return ' '.join(str(error).split()) or type(error).__name__
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> np.ndarray:
+  """The pixels of a decoded image as `read_image` makes them of a file: uint8 RGB [H, W, 3], not turned."""
   from PIL import Image
   if image.mode.startswith('I'):  # 'I;16', 'I;16B' or 'I', by Pillow's version and the file's format
     return _from_16_bit(np.asarray(image))
@@ -73,7 +75,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
   if 'transparency' in image.info or image.mode in ('LA', 'La', 'PA', 'RGBA', 'RGBa'):
     image = image.convert('RGBA')
     image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-  return np.asarray(image.convert('RGB'))
+  return np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
 
 
 def _from_16_bit(values: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ back. Numbers are rounded to a hundredth of a pixel or finer.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import json
 import os
@@ -117,17 +117,19 @@ def write_voc(labelled: Labelled, folder: str | os.PathLike[str], *, link: bool 
       'classes without an object left out': len(labelled.classes) - len(seen)}))
 
 
-def write_yolo(labelled: Labelled, folder: str | os.PathLike[str], *, link: bool = False) -> Written:
+def write_yolo(labelled: Labelled, folder: str | os.PathLike[str], *, link: bool = False,
+               masks: bool = False) -> Written:
   """Writes a split as YOLO: `images/<split>`, `labels/<split>` and `data.yaml` with the names of the classes.
 
   Args:
     labelled: a split with boxes.
     folder: the data set's; made where it is missing.
     link: symbolic links to the images in place of copies.
+    masks: an object whose mask is one polygon is written as that polygon; readers take its box from it.
 
   Returns:
     What was written. Crowds are left out, because as boxes they would be single objects; difficult objects become
-    ordinary ones, masks are lost, and class ids count from 0. Boxes are not clipped.
+    ordinary ones, other masks are lost, and class ids count from 0. Boxes are not clipped.
 
   Raises:
     ValueError: the split is there already, with other classes or with these, a file cannot be read, or the data have no
@@ -145,11 +147,11 @@ def write_yolo(labelled: Labelled, folder: str | os.PathLike[str], *, link: bool
   count, files = 0, _file_names(labelled, one_stem=True)
   for record, file in zip(labelled.records, files, strict=True):
     _place_image(record, folder / 'images' / labelled.split / file, link)
-    lines = list(_lines(record))
+    lines = list(_lines(record, masks))
     (marker / file).with_suffix('.txt').write_text(''.join(lines), encoding='utf-8')
     count += len(lines)
   lost = _lost(labelled, files, masks=True, crowd='crowds left out',
-               difficult='difficult objects written as ordinary ones')
+               difficult='difficult objects written as ordinary ones', kept=masks)
   changed = sum(label != i for label, i in enumerate(labelled.classes.ids))
   return Written(len(labelled.records), count, lost | _counted({'class ids changed': changed}))
 
@@ -203,14 +205,17 @@ def _place_image(record: Record, place: pathlib.Path, link: bool) -> None:
     raise ValueError(f'cannot put {record.path} to {place}: {error.strerror or error}') from error
 
 
-def _lost(labelled: Labelled, files: list[str], *, masks: bool = False, crowd: str = '',
-          difficult: str = '') -> dict[str, int]:
-  """What a format cannot hold, with how many: names for what becomes of crowds and difficult objects."""
+def _lost(labelled: Labelled, files: list[str], *, masks: bool = False, crowd: str = '', difficult: str = '',
+          kept: bool = False) -> dict[str, int]:
+  """What a format cannot hold, with how many: names for what becomes of crowds and difficult objects.
+
+  `masks`: whether they are lost; `kept`: whether those of one polygon are not.
+  """
   objects = [each for record in labelled.records for each in record.objects]
   renamed = sum(file != record.path.name for file, record in zip(files, labelled.records, strict=True))
   return _counted({
       'images renamed': renamed,
-      'masks left out': masks * sum(each.mask is not None for each in objects),
+      'masks left out': masks * sum(each.mask is not None and not (kept and _polygon(each)) for each in objects),
       crowd: bool(crowd) * sum(each.crowd for each in objects),
       difficult: bool(difficult) * sum(each.difficult for each in objects)})
 
@@ -274,11 +279,20 @@ def _pixel(number: float) -> str:
   return f'{round(number, 2) + 0.0:.2f}'.rstrip('0').rstrip('.')  # the sum makes 0 of -0
 
 
-def _lines(record: Record) -> Iterator[str]:
+def _polygon(each: Object) -> Sequence[float] | None:
+  """The only polygon of an object's mask."""
+  polygons = each.mask.get('polygons', ()) if each.mask and not each.crowd else ()
+  return polygons[0] if len(polygons) == 1 else None
+
+
+def _lines(record: Record, masks: bool) -> Iterator[str]:
   """The label file's lines."""
   h, w = record.size or image_size(record.path)
   for each in record.objects:
     if not each.crowd:
       x1, y1, x2, y2 = each.box
       shares = ((x1 + x2) / 2 / w, (y1 + y2) / 2 / h, (x2 - x1) / w, (y2 - y1) / h)
+      polygon = _polygon(each) if masks else None
+      if polygon is not None:
+        shares = tuple(number / (h if i % 2 else w) for i, number in enumerate(polygon))
       yield f'{each.label} {" ".join(f"{share:.8f}" for share in shares)}\n'

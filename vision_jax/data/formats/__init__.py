@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vision_jax.data.formats import coco, voc, yolo
+from vision_jax.data.formats import coco, image_folder, mask_folder, object_masks, voc, yolo
 from vision_jax.data.records import Labelled
 
 READERS: dict[str, Callable[..., Labelled]] = {
     'coco': coco.read,
+    'identities': image_folder.identities,
+    'image_folder': image_folder.read,
+    'mask_folder': mask_folder.read,
+    'object_masks': object_masks.read,
     'voc': voc.read,
     'yolo': yolo.read,
 }

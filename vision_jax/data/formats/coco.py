@@ -25,6 +25,7 @@ from vision_jax.data.files import image_size
 from vision_jax.data.formats.layout import (
   SPLIT_FOLDERS,
   box_fault,
+  cause,
   check_folder,
   given_path,
   read_text,
@@ -123,7 +124,7 @@ class _Reading:
         try:
           size = image_size(file)
         except ValueError as error:
-          self._find('image-corrupt', where, str(error))
+          self._find('image-corrupt', where, cause(error, file))
           continue
       self._place[entry['id']] = len(self._images)
       self._images.append((file, size, entry['id']))
@@ -232,6 +233,8 @@ def _load(file: pathlib.Path, *, keep_masks: bool) -> dict[str, Any]:
   except json.JSONDecodeError as error:
     raise ValueError(f'{file}:{error.lineno}: not JSON: {error.msg} (column {error.colno}); write the file again, or '
                      'mend that place') from error
+  except RecursionError as error:
+    raise ValueError(f'{file}: no COCO annotations: it is nested too deep; write the file again') from error
   for key in ('images', 'annotations', 'categories'):
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
       raise ValueError(f"{file}: no COCO annotations: it has no list '{key}'; it needs images, annotations and "

@@ -5,7 +5,7 @@ Units: boxes are xyxy in pixels; sizes are (h, w).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import math
 import os
 import pathlib
@@ -43,6 +43,37 @@ def natural_key(name: str) -> tuple:
   return tuple((int(part), part) if i % 2 else part.lower() for i, part in enumerate(parts)), name
 
 
+def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, list[str], list[str]]]:
+  """As `os.walk`, through links, but into no hidden folder, and by no link back to a folder above, so that it ends.
+
+  >>> list(walk('no/such/folder'))
+  []
+  """
+  above = {os.fspath(folder): {os.path.realpath(folder)}}
+  for place, folders, files in os.walk(os.fspath(folder), followlinks=True):
+    reals, chain = {}, above.pop(place)
+    for name in folders:
+      real = os.path.realpath(os.path.join(place, name))
+      if real not in chain and not name.startswith('.'):
+        reals[name] = real
+    above |= {os.path.join(place, name): chain | {real} for name, real in reals.items()}
+    folders[:] = reals
+    yield place, folders, files
+
+
+def cause(error: ValueError, path: pathlib.Path) -> str:
+  """What is wrong with a file, out of a message that has its path before and the remedy behind.
+
+  >>> cause(ValueError('cannot read image cats/a.png: the file is empty; replace it'), pathlib.Path('cats/a.png'))
+  'the file is empty'
+  """
+  text = str(error)
+  if 'cannot identify image file' in text:  # in Pillow's words the path stands twice
+    return 'not an image, or a corrupt or unknown format'
+  _, found, rest = text.partition(str(path))
+  return rest.lstrip(': ').rpartition('; ')[0] if found else text
+
+
 def images_in(folder: pathlib.Path, *, deep: bool = False) -> list[pathlib.Path]:
   """The image files in a folder, and below it where `deep`, in natural order; hidden ones are left out.
 
@@ -52,8 +83,8 @@ def images_in(folder: pathlib.Path, *, deep: bool = False) -> list[pathlib.Path]
   []
   """
   base, found = os.fspath(folder), []
-  for place, folders, files in os.walk(base, followlinks=True):
-    folders[:] = [name for name in folders if deep and not name.startswith('.')]
+  for place, folders, files in walk(base):
+    folders[:] = folders if deep else []
     below, path = place[len(base):], pathlib.Path(place)  # not relative_to: there may be a million files
     found += [(natural_key(f'{below}/{name}'), path / name) for name in files
               if not name.startswith('.') and os.path.splitext(name)[1].lower() in SUFFIXES]
@@ -61,8 +92,10 @@ def images_in(folder: pathlib.Path, *, deep: bool = False) -> list[pathlib.Path]
 
 
 def relative_name(path: pathlib.Path, root: pathlib.Path) -> str:
-  """A path below the data set's folder with '/', or as it is where it lies elsewhere."""
+  """A path below the data set's folder with '/', '.' for the folder, or as it is where it lies elsewhere."""
   name, folder = path.as_posix(), f'{root.as_posix()}/'
+  if f'{name}/' == folder:
+    return '.'
   return name[len(folder):] if name.startswith(folder) else name  # not relative_to: there may be a million files
 
 

@@ -18,7 +18,7 @@ from xml.parsers import expat
 from vision_jax.conventions import ClassMap
 from vision_jax.data.digits import SPLITS, check_split
 from vision_jax.data.files import image_size
-from vision_jax.data.formats.layout import box_fault, check_folder, images_in, read_text, relative_name
+from vision_jax.data.formats.layout import box_fault, cause, check_folder, images_in, read_text, relative_name
 from vision_jax.data.images import SUFFIXES
 from vision_jax.data.records import Box, Finding, Labelled, Object, Record, Size
 
@@ -66,7 +66,7 @@ def read(split: str, *, path: str | os.PathLike[str], classes: Sequence[str] | N
       try:
         size = image_size(image.path)
       except ValueError as error:
-        findings.append(Finding('image-corrupt', image.where, str(error)))
+        findings.append(Finding('image-corrupt', image.where, cause(error, image.path)))
         continue
     objects = _objects(image, size, labels, len(records), findings)
     records.append(Record(image.path, relative_name(image.path, root), size, objects=objects, where=image.where))
@@ -182,7 +182,10 @@ def _parse(file: pathlib.Path) -> _Element:
   def text(data):
     stack[-1].text += data
 
-  parser.StartElementHandler, parser.CharacterDataHandler = start, text
+  def entity(*_):  # a few of them, one in another, can stand for gigabytes
+    raise _NotXml(parser.CurrentLineNumber, 'it declares an entity, which no annotation needs')
+
+  parser.StartElementHandler, parser.CharacterDataHandler, parser.EntityDeclHandler = start, text, entity
   parser.EndElementHandler = lambda _: stack.pop()
   try:
     parser.Parse(file.read_bytes(), True)

@@ -20,6 +20,7 @@ from vision_jax.data.files import image_size
 from vision_jax.data.formats.layout import (
   SPLIT_FOLDERS,
   box_fault,
+  cause,
   check_folder,
   given_path,
   images_in,
@@ -79,7 +80,8 @@ def read(split: str, *, path: str | os.PathLike[str], classes: Sequence[str] | N
     try:
       size = image_size(image)
     except ValueError as error:
-      findings.append(Finding('image-corrupt' if image.is_file() else 'image-missing', listed, str(error)))
+      findings.append(Finding('image-corrupt' if image.is_file() else 'image-missing', listed,
+                              cause(error, image)))
       continue
     objects: tuple[Object, ...] = ()
     if note.is_file():
@@ -130,7 +132,9 @@ def _objects(note: pathlib.Path, where: str, size: Size, labels: Mapping[int, in
   try:
     lines = read_text(note).splitlines()
   except ValueError as error:
-    findings.append(Finding('label-syntax', where, str(error), item))
+    line, _, what = cause(error, note).partition(': ')
+    place, what = (f'{where}:{line}', what) if line.isdigit() else (where, f'{line}: {what}' if what else line)
+    findings.append(Finding('label-syntax', place, what, item))
     return ()
   for number, line in enumerate(lines, 1):
     if line.strip():
