@@ -91,6 +91,36 @@ def read(split: str, *, path: str | os.PathLike[str], images: Place = None, mask
   PASCAL VOC is read with `images='JPEGImages', mask_images='SegmentationClass'`, `lists=
   'ImageSets/Segmentation/{split}.txt'`; Cityscapes with `images='leftImg8bit/{split}', image_tail='_leftImg8bit'`,
   `mask_images='gtFine/{split}', mask_tail='_gtFine_labelTrainIds'`.
+  """
+  root = check_folder('mask_folder', path)
+  if values not in VALUES:
+    raise ValueError(f'mask_folder: data.values is {values!r}; it is one of {", ".join(VALUES)}')
+  folders = _Folders(root, images, mask_images, lists, image_tail, mask_tail, val_share)
+  findings: list[Finding] = []
+  pairs = folders.pairs(check_split('mask_folder', split), findings)
+  if not pairs:
+    raise ValueError(f'mask_folder: no image of split {split} in {root} has a mask; a mask is named as its image, with '
+                     'data.image_tail and data.mask_tail at their ends')
+  every = list(dict.fromkeys(pair.mask for each in SPLITS for pair in
+                             (pairs if each == split else folders.others(each))))
+  _refuse_lossy(every)
+  given = None if names is None else named_classes(names, root)
+  looks = _looks(every, values, given)
+  kind = values
+  if values == 'auto':
+    kind, why = _kind(looks.values(), given)
+    findings.append(Finding('mask-reading', relative_name(folders.folder('masks', split), root), why))
+  classes, table = _meaning(kind, looks.values(), given, void)
+  records = []
+  for image, mask in pairs:
+    fault = _fault(looks.get(mask), table)
+    if fault is None:
+      records.append(Record(image, relative_name(image, root), segmentation={'path': mask},
+                            where=relative_name(mask, root)))
+    else:
+      findings.append(Finding(fault[0], relative_name(mask, root), fault[1]))
+  return Labelled(tuple(records), classes, ('segmentation', 'pixels_valid'), tuple(findings), root, 'mask_folder',
+                  split, table)
 
 
 class _Folders:
