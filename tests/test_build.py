@@ -5,6 +5,7 @@ import copy
 import jax
 import pytest
 
+from tests.data.builders import class_folders, voc_object, voc_set
 from vision_jax import build
 from vision_jax.train.state import state_shapes
 
@@ -101,3 +102,33 @@ def test_data_without_the_tasks_targets_names_both():
   config['model'] = {'name': 'unet_small'}
   with pytest.raises(ValueError, match='segmentation.*label'):
     build.experiment(config)
+
+
+def of_files(name, path, base=CONFIG, **options):
+  data = {'name': name, 'path': str(path), 'batch_size': 2, 'canvas': (32, 32), **options}
+  return {**base, 'data': data, 'optim': {'name': 'sgd', 'lr': 0.1}}
+
+
+def test_a_folder_of_images_trains_with_nothing_but_the_data_section_changed(tmp_path):
+  class_folders(tmp_path, {'cat': 5, 'dog': 5})
+  experiment = build.experiment(of_files('image_folder', tmp_path))
+  assert experiment.classes.names == ('cat', 'dog')
+  assert experiment.train_loader.batch(0)['image'].shape == (2, 32, 32, 3)
+  assert len(experiment.val_loader.source) == 2
+
+
+def test_splits_of_different_classes_are_refused_with_both_lists(tmp_path):
+  class_folders(tmp_path, {name: 3 for name in ('ann', 'bob', 'cy', 'dan', 'eve', 'flo')})
+  with pytest.raises(ValueError, match='the classes of train are ann, bob.*, those of val .*flo; give both splits the'):
+    build.experiment(of_files('identities', tmp_path))
+
+
+def test_labels_with_errors_stop_an_experiment_unless_skipping_is_asked_for(tmp_path):
+  good, flat = voc_object('cat', (2, 3, 9, 9)), voc_object('cat', (5, 5, 4, 9))
+  voc_set(tmp_path, {'a': [good], 'b': [good, flat], 'c': [good]})
+  voc_set(tmp_path, {'d': [good]}, split='val')
+  with pytest.raises(ValueError, match=r'Annotations/b\.xml:5.*on_error=skip'):
+    build.experiment(of_files('voc', tmp_path, DETECTOR))
+  experiment = build.experiment(of_files('voc', tmp_path, DETECTOR, on_error='skip'))
+  assert len(experiment.train_loader.source) == 3
+  assert any('Annotations/b.xml:5' in note and 'left out' in note for note in experiment.notes)

@@ -3,12 +3,15 @@
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
 import numpy as np
 from PIL import Image
 import pytest
+
+from tests.data.builders import voc_object, voc_set
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TEXT = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -30,8 +33,11 @@ def test_every_python_command_runs_as_smoke_in_the_readmes_order(tmp_path):
   assert len(commands) + sum(line.startswith('make ') for line in COMMANDS) == len(COMMANDS), 'a command no test runs'
   (tmp_path / 'photos').mkdir()
   Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8)).save(tmp_path / 'photos' / 'a.png')
+  for split, count in (('train', 16), ('val', 4)):
+    voc_set(tmp_path / 'data' / 'bccd', {f'{split}{k}': [voc_object('cat', (2, 3, 8, 9))] for k in range(count)},
+            split=split)
   for command in commands:
-    words = command.split()[1:]
+    words = shlex.split(command)[1:]
     words[0] = str(ROOT / words[0])
     words = [str(ROOT / word) + ':smoke' if re.fullmatch(r'configs/\w+\.py', word) else word for word in words]
     result = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=200,

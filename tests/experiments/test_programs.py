@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from tests.data.builders import voc_object, voc_set
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.medium
 
@@ -212,3 +214,14 @@ def test_two_processes_train_one_run_through_the_program(tmp_path):
 def test_processes_without_a_coordinator_are_refused():
   result = program('train', '--config', 'configs/digits_lenet.py:smoke', '--num_processes', 2, code=2)
   assert '--num_processes and --process_id need --coordinator' in complaint(result)
+
+
+def test_naming_other_data_on_the_command_line_leaves_out_what_the_old_data_took_and_says_so(tmp_path):
+  data = tmp_path / 'data'
+  for split, count in (('train', 8), ('val', 2)):
+    voc_set(data, {f'{split}{k}': [voc_object('cat', (2, 3, 8, 9))] for k in range(count)}, split=split)
+  result = program('train', '--config', 'configs/digits_scenes_yolo.py:smoke', '--workdir', tmp_path / 'run',
+                   '--config.data.name=voc', f'--config.data.path={data}', '--config.data.val_size=1')
+  assert 'left out, as it belongs to the data digit_scenes: config.data.train_size\n' in result.stdout
+  config = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert config['data']['name'] == 'voc' and config['data']['val_size'] == 1 and 'train_size' not in config['data']
