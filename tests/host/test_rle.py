@@ -117,6 +117,8 @@ def test_a_mask_of_255_is_read_and_probabilities_are_refused():
     ([[1, 1, 5, 1, 5, 5]], r'decode: run lengths are given as list; .*polygons go through'),
     ({'counts': '231'}, r"decode: run lengths are given as \['counts'\]"),
     ({'size': [2, 3], 'counts': [2, 3, 2]}, r'decode: the counts sum to 7, but size \[2, 3\] has 6 pixels; give'),
+    # In 64 bits this sum wraps around to 6, and NumPy would write far outside of the mask.
+    ({'size': [2, 3], 'counts': [2**63 - 1, 2**63 - 1, 8]}, r'decode: the counts sum to 18446744073709551622, but'),
     ({'size': [2, 3], 'counts': [8, -3, 1]}, r'decode: count 1 is -3'),
     ({'size': [2, 3], 'counts': [2.0, 3.0, 1.0]}, r'decode: counts are float64 \(3,\); give a string, or whole'),
     ({'size': [2, 3], 'counts': None}, r'decode: counts are object'),
@@ -124,6 +126,7 @@ def test_a_mask_of_255_is_read_and_probabilities_are_refused():
     ({'size': [2, 3], 'counts': []}, r'decode: the counts sum to 0'),
     ({'size': [2, 3], 'counts': ''}, r'decode: the counts sum to 0'),
     ({'size': [2, 3], 'counts': '2é1'}, r"decode: character 1 of counts is b'\\xc3', none of 0 to o"),
+    ({'size': [2, 3], 'counts': '2\ud8001'}, r"decode: character 1 of counts is b'\\xed', none of 0 to o"),
     ({'size': [2, 3], 'counts': '23q'}, r"decode: character 2 of counts is b'q'"),
     ({'size': [2, 3], 'counts': '23Q'}, r'decode: counts end within a number'),
     ({'size': [2, 3], 'counts': 'o' * 12 + '0'}, r'more than 12 characters'),

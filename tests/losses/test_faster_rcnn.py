@@ -161,3 +161,15 @@ def test_misfits_are_refused_in_one_line():
     losses.rpn_loss(KEYS, LOGITS[..., 0], DELTAS[..., 0], REST['boxes'][:, 0], anchors=REST['proposals'][0])
   with pytest.raises(ValueError, match=r'sample_proposals: labels \[2, 1\]'):
     losses.sample_proposals(KEYS, REST['proposals'], REST['boxes'], LABELS[:, :1])
+
+
+def test_a_class_that_does_not_exist_counts_as_the_nearest_in_both_heads():
+  boxes, yes, zeros = np.float32([[[0, 0, 4, 4]]]), np.ones((1, 1), bool), np.zeros((1, 1), int)
+  logits, deltas, masks = np.float32([[[0, 1, 2]]]), np.ones((1, 1, 3, 4), np.float32), np.ones((1, 1, 8, 8), bool)
+  mask_logits = np.float32(np.arange(8).reshape(1, 1, 2, 2, 2))
+  sums = []
+  for label in (1, 7):
+    samples = losses.ProposalSamples(boxes, yes, zeros + label, boxes, zeros, yes)
+    terms = losses.roi_loss(logits, deltas, samples) | losses.mask_loss(mask_logits, masks, samples)
+    sums.append({name: float(term.total) for name, term in terms.items()})
+  assert sums[0] == sums[1]

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 import subprocess
 import sys
 
@@ -176,6 +177,23 @@ def test_every_option_of_a_public_function_is_keyword_only_and_valid_comes_last(
   names = [p.name for p in parameters]
   assert 'valid' not in names[:-1]
   assert all(p.annotation is not p.empty for p in parameters)
+
+
+@pytest.mark.parametrize('name', sorted(name for name in CALLS if CALLS[name][0]))
+def test_every_public_function_refuses_arrays_that_do_not_fit_in_one_line(name):
+  arrays, options = CALLS[name]
+  parameters = list(inspect.signature(FUNCTIONS[name]).parameters)
+  in_one_line = re.compile(r'^\w+: [^\n]+; \w')
+  for i, array in enumerate(arrays):
+    for other in (array[:-1], array[None]) if parameters[i] != 'key' and isinstance(array, np.ndarray) else ():
+      try:
+        jax.eval_shape(functools.partial(FUNCTIONS[name], **options), *arrays[:i], other, *arrays[i + 1:])
+      except ValueError as error:  # nothing else, such as the TypeError of an operation deep inside
+        assert in_one_line.match(str(error))
+  for option in parameters:
+    if option.endswith('valid'):
+      with pytest.raises(ValueError, match=in_one_line):
+        jax.eval_shape(functools.partial(FUNCTIONS[name], **options | {option: np.ones((5, 1, 9), bool)}), *arrays)
 
 
 @pytest.mark.parametrize('name', sorted(name for name, thing in PUBLIC.items() if callable(thing)))

@@ -187,6 +187,10 @@ def test_misfits_are_refused_in_one_line():
   logits, labels, _ = example()
   with pytest.raises(ValueError, match="dice_absent is 'skip'"):
     losses.segmentation_loss(logits, labels, dice_absent='skip')
+  with pytest.raises(ValueError, match=r'segmentation_loss: logits \[.*\] and labels \[1, .*; give \[B, H, W, K\]'):
+    losses.segmentation_loss(logits, labels[:1])  # not broadcast: its count would be that of one image
+  with pytest.raises(ValueError, match=r'pixel_cross_entropy: class_weights \[2\]; give one for each of'):
+    losses.pixel_cross_entropy(logits, labels, class_weights=jnp.ones(2))
   with pytest.raises(ValueError, match='give two arrays'):
     losses.soft_dice(logits, logits[..., :2])
   with pytest.raises(ValueError, match=r"tversky: a coefficient over 'all'; give 'image' or 'batch'"):

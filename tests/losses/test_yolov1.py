@@ -236,7 +236,9 @@ def test_misfits_are_refused_in_one_line(options, message):
 
 def test_misfitting_arrays_are_refused_in_one_line():
   outputs, boxes, labels, _ = some_scene(0)
-  with pytest.raises(ValueError, match=r'boxes \[3, 5, 4\] and labels \[3, 4\]; give \[B, N, 4\] and \[B, N\]'):
+  with pytest.raises(ValueError, match=r'yolov1_loss: labels \[3, 4\] beside .*boxes \[3, 5, 4\]'):
     losses.yolov1_loss(outputs, boxes, labels[:, :4], canvas=CANVAS)
+  with pytest.raises(ValueError, match=r'yolov1_loss: boxes \[3, 5, 4\] beside outputs \[1, '):
+    losses.yolov1_loss(outputs[:1], boxes, labels, canvas=CANVAS)
   with pytest.raises(ValueError, match=r'yolov1_assign: predicted \[2, 3, 4\]'):
     losses.yolov1_assign(np.zeros((2, 3, 4)), boxes[0], canvas=CANVAS)

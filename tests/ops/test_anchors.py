@@ -158,8 +158,10 @@ def test_kmeans_passes_no_gradient_and_leaves_none_that_is_not_finite():
 
 
 def test_wrong_shapes_are_refused_in_one_line():
-  with pytest.raises(ValueError, match='grids of 5 levels and sizes of 2; give as many'):
+  with pytest.raises(ValueError, match='rpn_anchors: 5 grids for 2 levels of sizes; give one to each'):
     ops.rpn_anchors(canvas=(64, 64), grids=make_anchors.GRIDS[:5], sizes=((32,), (64,)))
+  with pytest.raises(ValueError, match='fcos_anchors: 1 grids for 5 levels'):
+    ops.fcos_anchors(canvas=(8, 8), grids=((1, 1),))
   with pytest.raises(ValueError, match='1 grids, 2 strides, 1 ratios, 2 scales'):
     ops.ssd_default_boxes(canvas=(8, 8), grids=((1, 1),), strides=(8, 8), scales=(0.5, 1), ratios=((),))
   with pytest.raises(ValueError, match=r'sizes \[3\], valid \[3\], count 2'):

@@ -78,6 +78,14 @@ def test_nothing_above_the_threshold_and_nan_outputs_give_no_detections():
   assert not any(value.any() for value in found.values())
 
 
+def test_no_images_have_no_detections():
+  outputs = [level[:0] for level in some_outputs(np.random.default_rng(6))]
+  found = decoder(max_detections=4)(outputs, np.array(CANVAS))
+  assert found['boxes'].shape == (0, 4, 4) and found['valid'].shape == (0, 4)
+
+
 def test_levels_that_disagree_are_refused_in_one_line():
+  with pytest.raises(ValueError, match=r'yolov3_decode: image_size \[3, 2\] for 1 images; give \(h, w\) for all'):
+    ops.yolov3_decode(some_outputs(np.random.default_rng(6)), anchors=ANCHORS, strides=STRIDES, image_size=[CANVAS] * 3)
   with pytest.raises(ValueError, match='let all levels make the same'):
     ops.yolov3_decode(some_outputs(np.random.default_rng(6)), anchors=ANCHORS, strides=(8, 8), image_size=CANVAS)

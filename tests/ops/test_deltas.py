@@ -161,7 +161,11 @@ def test_gradients_agree_with_finite_differences_in_float64(place):
 def test_wrong_shapes_are_refused_in_one_line():
   with pytest.raises(ValueError, match=r'encode_deltas: anchors must be \[\.\.\., 4\], not \[3\]'):
     ops.encode_deltas(np.zeros((2, 4)), np.zeros(3))
-  with pytest.raises(ValueError, match='decode_deltas: 2 variances; give four'):
+  with pytest.raises(ValueError, match=r'decode_deltas: variances \(0\.1, 0\.2\); give four positive ones'):
     ops.decode_deltas(np.zeros((2, 4)), np.zeros((2, 4)), variances=(0.1, 0.2))
+  with pytest.raises(ValueError, match=r'encode_deltas: variances \(0, 1, 1, 1\)'):
+    ops.encode_deltas(np.zeros((2, 4)), np.zeros((2, 4)), variances=(0, 1, 1, 1))
+  with pytest.raises(ValueError, match=r'decode_distances: distances \[2, 4\], anchors \[3, 4\] do not broadcast'):
+    ops.decode_distances(np.zeros((2, 4)), np.zeros((3, 4)))
   with pytest.raises(ValueError, match=r'centerness: distances must be'):
     ops.centerness(np.zeros((2, 3)))

@@ -129,6 +129,14 @@ def test_a_pasted_mask_turns_with_its_mirror_image():
   np.testing.assert_allclose(back[:, :, ::-1], there, atol=1e-5)  # places are rounded anew
 
 
+def test_masks_pasted_into_endless_and_degenerate_boxes_are_finite_with_their_gradients():
+  boxes = np.float32([[-np.inf, -np.inf, np.inf, np.inf], [0, 0, np.inf, 1], [4, 4, 1, 1], [2, 2, 2, 2],
+                      [-1e30, 0, 1, 2]])
+  total = lambda masks: (lambda pasted: (jnp.sum(pasted), pasted))(ops.paste_masks(masks, boxes, canvas=(5, 6)))
+  (_, pasted), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(np.ones((5, 2, 2), np.float32))
+  assert np.isfinite(pasted).all() and np.isfinite(gradient).all() and (pasted[0] == 1).all()
+
+
 def test_invalid_slots_change_neither_pasted_masks_nor_their_gradients():
   script, (_, boxes, _, small), _ = golden()
   valid = np.arange(len(boxes)) % 2 > 0

@@ -97,6 +97,16 @@ def test_encode_is_finite_for_any_box():
   assert (found[:, :2] >= 0).all() and (found[:, :2] <= 1).all() and (abs(found[:, 2:]) <= 10).all()
 
 
+def test_encode_of_an_anchor_without_size_is_finite():
+  encode = lambda anchor: ops.yolo_encode(np.float32([1, 2, 5, 9]), np.zeros(2), anchor, stride=8)
+  slope, found = jax.jacobian(encode)(jnp.zeros(2)), encode(jnp.zeros(2))
+  assert found[2:].tolist() == [0, 0] and not slope.any()
+
+
+def test_a_batch_without_images_keeps_its_slots():
+  assert ops.flatten_levels((jnp.zeros((0, 2, 4, 3, 7)), jnp.zeros((0, 1, 2, 3, 7)))).shape == (0, 30, 7)
+
+
 def test_misfits_are_refused_in_one_line():
   with pytest.raises(ValueError, match='canvas 20 x 32 is no multiple of stride 8'):
     ops.yolo_slots(anchors=ANCHORS, strides=STRIDES, canvas=(20, 32))

@@ -82,7 +82,7 @@ def box_to_rle(box: Sequence[float], size: Sequence[int]) -> dict[str, Any]:
          [0, 1, 1, 0],
          [0, 0, 0, 0]])
   """
-  box = np.asarray(box, np.float64)
+  box = np.asarray(box)
   if box.shape != (4,):
     raise ValueError(f'box_to_rle: box has shape {box.shape}; give x1, y1, x2, y2')
   return to_rle([box[[0, 1, 0, 3, 2, 3, 2, 1]]], size)

@@ -260,7 +260,7 @@ def _read(where: str, rle: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, in
                      'through vision_jax.host.polygons)')
   size, counts = check_size(where, rle['size']), rle['counts']
   if isinstance(counts, str | bytes):
-    lengths = _unpacked(where, counts.encode() if isinstance(counts, str) else counts)
+    lengths = _unpacked(where, counts.encode(errors='surrogatepass') if isinstance(counts, str) else counts)
   else:
     lengths = np.asarray(counts)
     if lengths.ndim != 1 or (lengths.size and lengths.dtype.kind not in 'ui'):
@@ -269,9 +269,10 @@ def _read(where: str, rle: Mapping[str, Any]) -> tuple[np.ndarray, tuple[int, in
   if (lengths < 0).any():
     place = int(np.argmax(lengths < 0))
     raise ValueError(f'{where}: count {place} is {lengths[place]}; a run has 0 pixels or more, the counts are damaged')
-  if lengths.sum() != size[0] * size[1]:
-    raise ValueError(f'{where}: the counts sum to {lengths.sum()}, but size {list(size)} has {size[0] * size[1]} '
-                     'pixels; give the size (h, w) of the image that the mask was made for')
+  total = size[0] * size[1]
+  if lengths.max(initial=0) > total or lengths.sum() != total:  # one alone first: a sum may wrap around
+    raise ValueError(f'{where}: the counts sum to {sum(lengths.tolist())}, but size {list(size)} has {total} pixels; '
+                     'give the size (h, w) of the image that the mask was made for')
   return lengths, size
 
 

@@ -1,8 +1,9 @@
 """Box losses, un-reduced: L1 and smooth L1 of each number, and 1 less the similarity of each box with its target.
 
 Units: the IoU family takes boxes xyxy in pixels (any one unit: these losses do not depend on it); L1 and smooth L1 take
-whatever numbers a detector regresses, and come in their unit. Finite values and gradients for every box; see
-`vision_jax.ops.boxes` for what a degenerate one is worth.
+whatever numbers a detector regresses, and come in their unit. Finite values and gradients for every box that is
+finite; see `vision_jax.ops.boxes` for what a degenerate one is worth. None takes `valid`: empty invalid slots before,
+and select after; a NaN that is only selected away at the end comes back in the gradient.
 """
 
 from __future__ import annotations
@@ -65,13 +66,13 @@ def iou_loss(predicted: Array, target: Array) -> Array:
 
   Args:
     predicted: [..., 4] xyxy.
-    target: [..., 4] xyxy.
+    target: [..., 4] xyxy; its leading axes broadcast against those of `predicted`.
 
   Returns:
     float32 [...] in 0..1.
 
   Raises:
-    ValueError: a last axis is not 4 long.
+    ValueError: a last axis is not 4 long, or the leading axes do not broadcast.
 
   >>> iou_loss([0, 0, 2, 2], [0, 0, 2, 1]).item()
   0.5
@@ -84,13 +85,13 @@ def giou_loss(predicted: Array, target: Array) -> Array:
 
   Args:
     predicted: [..., 4] xyxy.
-    target: [..., 4] xyxy.
+    target: [..., 4] xyxy; its leading axes broadcast against those of `predicted`.
 
   Returns:
     float32 [...] in 0..2.
 
   Raises:
-    ValueError: a last axis is not 4 long.
+    ValueError: a last axis is not 4 long, or the leading axes do not broadcast.
 
   Reference: Rezatofighi et al., Generalized Intersection over Union, arXiv 1902.09630, algorithm 1.
 
@@ -105,13 +106,13 @@ def diou_loss(predicted: Array, target: Array) -> Array:
 
   Args:
     predicted: [..., 4] xyxy.
-    target: [..., 4] xyxy.
+    target: [..., 4] xyxy; its leading axes broadcast against those of `predicted`.
 
   Returns:
     float32 [...] in 0..2.
 
   Raises:
-    ValueError: a last axis is not 4 long.
+    ValueError: a last axis is not 4 long, or the leading axes do not broadcast.
 
   Reference: Zheng et al., Distance-IoU Loss, arXiv 1911.08287, equation 7.
 
@@ -126,13 +127,13 @@ def ciou_loss(predicted: Array, target: Array) -> Array:
 
   Args:
     predicted: [..., 4] xyxy.
-    target: [..., 4] xyxy.
+    target: [..., 4] xyxy; its leading axes broadcast against those of `predicted`.
 
   Returns:
     float32 [...] in 0..3.
 
   Raises:
-    ValueError: a last axis is not 4 long.
+    ValueError: a last axis is not 4 long, or the leading axes do not broadcast.
 
   Reference: Zheng et al., Distance-IoU Loss, arXiv 1911.08287, equations 8 to 11.
   Differs from the paper: see `vision_jax.ops.ciou`.

@@ -1,6 +1,7 @@
 """Classification losses, un-reduced.
 
-Units: logits before any activation, losses in nats. Computed in float32, also for half precision.
+Units: logits before any activation, losses in nats. Computed in float32, also for half precision. None takes `valid`:
+empty invalid slots before, and select after; a NaN that is only selected away at the end comes back in the gradient.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.conventions import Array
-from vision_jax.ops.arrays import at_least_float32
+from vision_jax.ops.arrays import at_least_float32, check_broadcast
 
 
 def check_smoothing(where: str, label_smoothing: float) -> None:
@@ -62,10 +63,14 @@ def sigmoid_cross_entropy(logits: Array, targets: Array) -> Array:
   Returns:
     float32 [...], at least 0; precise and finite also for logits of +-1e9.
 
+  Raises:
+    ValueError: the shapes do not broadcast.
+
   >>> losses = sigmoid_cross_entropy(jnp.array([0.0, 9.0]), jnp.array([1.0, 0.0]))
   >>> [f'{loss:.4f}' for loss in losses]
   ['0.6931', '9.0001']
   """
+  check_broadcast('sigmoid_cross_entropy', logits=logits, targets=targets)
   logits, targets = at_least_float32(logits), at_least_float32(targets)
   return targets * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits)
 
@@ -85,7 +90,7 @@ def focal_loss(logits: Array, targets: Array, *, alpha: float | None = 0.25, gam
     float32 [...], at least 0; finite with a finite gradient, also for logits of +-1e9 and for gamma below 1.
 
   Raises:
-    ValueError: alpha or gamma is out of range.
+    ValueError: the shapes do not broadcast, or alpha or gamma is out of range.
 
   Reference: Lin et al., Focal Loss for Dense Object Detection, arXiv 1708.02002, equation 5.
 
@@ -97,6 +102,7 @@ def focal_loss(logits: Array, targets: Array, *, alpha: float | None = 0.25, gam
     raise ValueError(f'focal_loss: alpha is {alpha}; give a number from 0 to 1, or None for no weights')
   if not gamma >= 0:
     raise ValueError(f'focal_loss: gamma is {gamma}; give a number of at least 0')
+  check_broadcast('focal_loss', logits=logits, targets=targets)
   logits, targets = at_least_float32(logits), at_least_float32(targets)
   missing = targets * jax.nn.sigmoid(-logits) + (1 - targets) * jax.nn.sigmoid(logits)  # 1 - p_t, exact near 0 too
   # Not below 1e-30: at 0 the derivative of a power below 1 is infinite. The cross-entropy is as small there.

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from vision_jax.conventions import Array, Term
 from vision_jax.losses.classification import softmax_cross_entropy
-from vision_jax.ops.arrays import at_least_float32, pick, safe_sqrt
+from vision_jax.ops.arrays import as_valid, at_least_float32, pick, safe_sqrt
 from vision_jax.ops.similarity import l2_normalize, pairwise_euclidean
 
 
@@ -214,7 +214,7 @@ def _pairs(where: str, embeddings: Array, labels: Array, valid: Array | None) ->
   if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
     raise ValueError(f'{where}: embeddings {list(embeddings.shape)} and labels {list(labels.shape)}; '
                      'give [B, E] and class numbers [B]')
-  real = jnp.ones(labels.shape, bool) if valid is None else jnp.asarray(valid)
+  real = as_valid(where, 'valid', valid, labels.shape)
   both, alike = real[:, None] & real, labels[:, None] == labels
   return pick(real, embeddings, 0), both & alike & ~jnp.eye(labels.shape[0], dtype=bool), both & ~alike
 

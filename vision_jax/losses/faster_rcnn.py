@@ -15,7 +15,7 @@ from vision_jax.conventions import Array, Term
 from vision_jax.losses.boxes import smooth_l1_loss
 from vision_jax.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
 from vision_jax.losses.targets import assign_by_iou, check_axes, real_targets, rows
-from vision_jax.ops.arrays import at_least_float32, pick
+from vision_jax.ops.arrays import as_valid, at_least_float32, pick
 from vision_jax.ops.assignment import balanced_sample
 from vision_jax.ops.boxes import box_area
 from vision_jax.ops.deltas import encode_deltas
@@ -28,7 +28,8 @@ class ProposalSamples(NamedTuple):
   Args:
     boxes: [B, S, 4] xyxy, the sampled proposals; zeros in invalid slots.
     positive: bool [B, S], the proposal has an object; False in invalid slots.
-    labels: int [B, S], the object's class in 0..K-1; 0 where there is none.
+    labels: int [B, S], the object's class in 0..K-1, of which the losses take one outside for the nearest; 0 where
+      there is none.
     targets: [B, S, 4] xyxy, the object's box; zeros where there is none.
     owner: int [B, S], the object as an index into the image's boxes; 0 where there is none.
     valid: bool [B, S], the slot holds a proposal.
@@ -146,8 +147,7 @@ def sample_proposals(key: Array, proposals: Array, boxes: Array, labels: Array, 
   check_axes('sample_proposals', proposals=(proposals, 'B M 4'), boxes=(boxes, 'B N 4'), labels=(labels, 'B N'))
   boxes, labels, real, valid = real_targets('sample_proposals', boxes, labels, boxes_valid, valid)
   proposals = jax.lax.stop_gradient(at_least_float32(proposals))
-  usable = jnp.ones(proposals.shape[:2], bool) if proposals_valid is None else jnp.asarray(proposals_valid)
-  usable = usable & valid[:, None]
+  usable = as_valid('sample_proposals', 'proposals_valid', proposals_valid, proposals.shape[:2]) & valid[:, None]
   if add_ground_truth:
     proposals = jnp.concatenate([proposals, boxes.astype(proposals.dtype)], axis=1)
     usable = jnp.concatenate([usable, box_area(boxes) > 0], axis=1)  # invalid slots are zeros by now
@@ -194,7 +194,7 @@ def roi_loss(logits: Array, deltas: Array, samples: ProposalSamples, *, beta: fl
   check_axes('roi_loss', logits=(logits, 'B S K+1'), deltas=(deltas, 'B S K+1 4'), samples=(samples.boxes, 'B S 4'))
   logits = pick(samples.valid, at_least_float32(logits), 0)
   deltas = pick(samples.positive, at_least_float32(deltas), 0)
-  label = jnp.where(samples.positive, samples.labels + 1, 0)
+  label = jnp.where(samples.positive, jnp.clip(samples.labels + 1, 1, logits.shape[-1] - 1), 0)
   own = jnp.take_along_axis(deltas, label[..., None, None], axis=2)[:, :, 0]
   goal = encode_deltas(samples.targets, samples.boxes, variances=variances)
   box = pick(samples.positive, smooth_l1_loss(own, goal, beta=beta), 0)
@@ -240,7 +240,8 @@ def mask_loss(logits: Array, masks: Array, samples: ProposalSamples) -> dict[str
   target = crop_and_resize_masks(masks, seen.boxes.reshape(-1, 4), owner.reshape(-1), output_size=size,
                                  valid=seen.positive.reshape(-1)).reshape(*seen.positive.shape, *size)
   logits = pick(seen.positive, at_least_float32(logits), 0)
-  own = jnp.take_along_axis(logits, seen.labels[..., None, None, None], axis=-1)[..., 0]
+  label = jnp.clip(seen.labels, 0, sizes['K'] - 1)
+  own = jnp.take_along_axis(logits, label[..., None, None, None], axis=-1)[..., 0]
   cells = pick(seen.positive, sigmoid_cross_entropy(own, target), 0)
   return {'loss_mask': Term(jnp.sum(cells), jnp.sum(seen.positive, dtype=cells.dtype) * size[0] * size[1])}
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from vision_jax.conventions import Array, Term
 from vision_jax.losses.classification import softmax_cross_entropy
-from vision_jax.ops.arrays import at_least_float32, check_choice, pick, safe_divide
+from vision_jax.ops.arrays import as_valid, at_least_float32, check_choice, pick, safe_divide
 
 
 def pixel_cross_entropy(logits: Array, labels: Array, *, class_weights: Array | None = None,
@@ -22,7 +22,7 @@ def pixel_cross_entropy(logits: Array, labels: Array, *, class_weights: Array | 
 
   Args:
     logits: [..., H, W, K].
-    labels: int [..., H, W], 0..K-1.
+    labels: int [..., H, W], 0..K-1; one outside counts as the nearest class.
     class_weights: [K], a factor for the pixels of each true class; 1 when left out.
     label_smoothing: epsilon in 0..1, as in `softmax_cross_entropy`.
     valid: bool [..., H, W], False for void pixels; all True when left out.
@@ -31,14 +31,16 @@ def pixel_cross_entropy(logits: Array, labels: Array, *, class_weights: Array | 
     float32 [..., H, W]; 0, without gradient, at void pixels, whatever they hold.
 
   Raises:
-    ValueError: labels do not have the leading axes of logits, or the smoothing is out of range.
+    ValueError: labels or valid do not have the leading axes of logits, class_weights are not [K], or the smoothing is
+      out of range.
 
   >>> losses = pixel_cross_entropy(jnp.zeros((1, 2, 2)), jnp.array([[0, 255]]), valid=jnp.array([[True, False]]))
   >>> [f'{loss:.4f}' for loss in losses[0]]
   ['0.6931', '0.0000']
   """
-  labels = jnp.asarray(labels)
+  labels = _check_pixels('pixel_cross_entropy', logits, labels, class_weights)
   if valid is not None:
+    valid = as_valid('pixel_cross_entropy', 'valid', valid, labels.shape)
     logits, labels = pick(valid, logits, 0), pick(valid, labels, 0)
   loss = softmax_cross_entropy(logits, labels, label_smoothing=label_smoothing)
   if class_weights is not None:
@@ -64,7 +66,7 @@ def soft_dice(probabilities: Array, targets: Array, *, over: str = 'image', smoo
     float32 in 0..1: [..., K], or [K] over the batch.
 
   Raises:
-    ValueError: the shapes differ, or have fewer than three axes, or `over` is unknown.
+    ValueError: the shapes differ or have fewer than three axes, valid is not [..., H, W], or `over` is unknown.
 
   Reference: Milletari et al., V-Net, arXiv 1606.04797, section 3.
   Differs from the paper: sums in the denominator, not sums of squares (of which V-Net has its name); `smooth` is added.
@@ -96,7 +98,8 @@ def tversky(probabilities: Array, targets: Array, *, alpha: float = 0.5, beta: f
     float32 in 0..1: [..., K], or [K] over the batch.
 
   Raises:
-    ValueError: the shapes differ, or have fewer than three axes, `over` is unknown, or a weight is negative.
+    ValueError: the shapes differ or have fewer than three axes, valid is not [..., H, W], `over` is unknown, or a
+      weight is negative.
 
   Reference: Salehi et al., Tversky loss function for image segmentation, arXiv 1706.05721, equation 3 (alpha 0.3, beta
   0.7 was their best).
@@ -117,7 +120,7 @@ def segmentation_loss(logits: Array, segmentation: Array, *, class_weights: Arra
 
   Args:
     logits: [B, H, W, K].
-    segmentation: int [B, H, W], 0..K-1, background included.
+    segmentation: int [B, H, W], 0..K-1, background included; one outside counts as the nearest class.
     class_weights: [K], a factor for the pixels of each true class in the cross-entropy; 1 when left out. The divisor
       stays the number of pixels.
     label_smoothing: epsilon in 0..1, in the cross-entropy.
@@ -146,10 +149,9 @@ def segmentation_loss(logits: Array, segmentation: Array, *, class_weights: Arra
   {'loss_pixel': (2.773, 4.0), 'loss_dice': (0.533, 1.0)}
   """
   check_choice('segmentation_loss', 'dice_absent', dice_absent, ('ignore', 'count'))
-  segmentation = jnp.asarray(segmentation)
-  counted = jnp.ones(segmentation.shape, bool) if pixels_valid is None else jnp.asarray(pixels_valid)
-  if valid is not None:
-    counted = counted & jnp.asarray(valid)[:, None, None]
+  segmentation = _check_pixels('segmentation_loss', logits, segmentation, class_weights, axes=4)
+  counted = as_valid('segmentation_loss', 'pixels_valid', pixels_valid, segmentation.shape)
+  counted = counted & as_valid('segmentation_loss', 'valid', valid, segmentation.shape[:1])[:, None, None]
   # Void pixels are emptied before the softmax: a NaN there would come back in the gradient.
   logits, segmentation = pick(counted, at_least_float32(logits), 0), pick(counted, segmentation, 0)
   pixels = pixel_cross_entropy(logits, segmentation, class_weights=class_weights, label_smoothing=label_smoothing,
@@ -168,6 +170,20 @@ def segmentation_loss(logits: Array, segmentation: Array, *, class_weights: Arra
   }
 
 
+def _check_pixels(where: str, logits: Array, labels: Array, class_weights: Array | None, *, axes: int | None = None
+                  ) -> Array:
+  """The labels cut to 0..K-1; refuses what does not fit the logits, or logits of any other number of axes."""
+  shape, labels = jnp.asarray(logits).shape, jnp.asarray(labels)
+  if len(shape) < 3 or axes not in (None, len(shape)) or labels.shape != shape[:-1]:
+    lead = 'B' if axes else '...'
+    raise ValueError(f'{where}: logits {list(shape)} and labels {list(labels.shape)}; give [{lead}, H, W, K] and class '
+                     f'numbers [{lead}, H, W]')
+  if class_weights is not None and jnp.asarray(class_weights).shape != shape[-1:]:
+    raise ValueError(f'{where}: class_weights {list(jnp.asarray(class_weights).shape)}; give one for each of '
+                     f'{shape[-1]} classes')
+  return jnp.clip(labels, 0, shape[-1] - 1)
+
+
 def _coefficient(where: str, probabilities: Array, targets: Array, alpha: float, beta: float, over: str, smooth: float,
                  valid: Array | None) -> Array:
   """Tversky's coefficient, of which Dice is the one with weights of a half."""
@@ -180,6 +196,7 @@ def _coefficient(where: str, probabilities: Array, targets: Array, alpha: float,
     raise ValueError(f'{where}: probabilities {list(probabilities.shape)} and targets {list(targets.shape)}; '
                      'give two arrays [..., H, W, K]')
   if valid is not None:
+    valid = as_valid(where, 'valid', valid, targets.shape[:-1])
     probabilities, targets = pick(valid, probabilities, 0), pick(valid, targets, 0)
   axes = (-3, -2) if over == 'image' else tuple(range(probabilities.ndim - 1))
   right = 2 * jnp.sum(probabilities * targets, axis=axes) + smooth

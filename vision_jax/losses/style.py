@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.conventions import Array, Term
-from vision_jax.ops.arrays import absolute, at_least_float32, check_choice, pick
+from vision_jax.ops.arrays import absolute, as_valid, at_least_float32, check_choice, pick
 
 
 def gram_matrix(features: Array, *, normalize: str = 'none') -> Array:
@@ -160,8 +160,12 @@ def style_transfer_loss(features: Mapping[str, Array], content: Mapping[str, Arr
   image = at_least_float32(image)
   if image.ndim != 4:
     raise ValueError(f'style_transfer_loss: image {list(image.shape)}; give images [B, H, W, 3]')
-  real = jnp.ones(image.shape[:1], bool) if valid is None else jnp.asarray(valid)
+  real = as_valid('style_transfer_loss', 'valid', valid, image.shape[:1])
   # Emptied before any arithmetic: a NaN that is only selected away at the end comes back in the gradient.
+  for name, feature in features.items():
+    if jnp.asarray(feature).shape[:1] != image.shape[:1]:
+      raise ValueError(f'style_transfer_loss: features {name} {list(jnp.asarray(feature).shape)} for image '
+                       f'{list(image.shape)}; give as many of each')
   features = {name: pick(real, at_least_float32(feature), 0) for name, feature in features.items()}
   each = {
       'loss_content': _over_layers('content', content_loss, features, content, content_weights),

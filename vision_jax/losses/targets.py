@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.conventions import Array
-from vision_jax.ops.arrays import at_least_float32, pick
+from vision_jax.ops.arrays import as_valid, at_least_float32, pick
 from vision_jax.ops.assignment import MaxIouAssignment, max_iou_assignment
 from vision_jax.ops.boxes import pairwise_iou
 
@@ -36,27 +36,20 @@ def check_axes(where: str, **arrays: tuple[Array, str]) -> dict[str, int]:
   return sizes
 
 
-def real_objects(where: str, boxes: Array, labels: Array, boxes_valid: Array | None,
-                 valid: Array | None) -> tuple[Array, Array, Array, Array]:
-  """Boxes [B, N, 4], labels and real [B, N], valid [B]: whatever is not real is zero, and N is at least 1."""
-  boxes, labels = at_least_float32(boxes), jnp.asarray(labels)
-  if boxes.ndim != 3 or boxes.shape[2] != 4 or labels.shape != boxes.shape[:2]:
-    raise ValueError(f'{where}: boxes {list(boxes.shape)} and labels {list(labels.shape)}; give [B, N, 4] and [B, N]')
-  valid = jnp.ones(boxes.shape[:1], bool) if valid is None else jnp.asarray(valid)
-  real = jnp.ones(labels.shape, bool) if boxes_valid is None else jnp.asarray(boxes_valid)
-  real = real & valid[:, None]
+def real_targets(where: str, boxes: Array, labels: Array | None, boxes_valid: Array | None, valid: Array | None
+                 ) -> tuple[Array, Array, Array, Array]:
+  """Boxes [B, N, 4], labels and real [B, N], valid [B]: whatever is not real is zero, and N is at least 1.
+
+  Boxes carry no gradient; labels are zeros when left out. The shapes of both are checked before.
+  """
+  boxes = jax.lax.stop_gradient(at_least_float32(boxes))
+  labels = jnp.zeros(boxes.shape[:2], int) if labels is None else jnp.asarray(labels)
+  valid = as_valid(where, 'valid', valid, boxes.shape[:1])
+  real = as_valid(where, 'boxes_valid', boxes_valid, boxes.shape[:2]) & valid[:, None]
   boxes, labels = pick(real, boxes, 0), pick(real, labels, 0)
   if not boxes.shape[1]:  # no slots for objects at all: one that is empty
     boxes, labels, real = (jnp.zeros((x.shape[0], 1, *x.shape[2:]), x.dtype) for x in (boxes, labels, real))
   return boxes, labels, real, valid
-
-
-
-def real_targets(where: str, boxes: Array, labels: Array | None, boxes_valid: Array | None, valid: Array | None
-                 ) -> tuple[Array, Array, Array, Array]:
-  """`real_objects` whose boxes carry no gradient; labels are zeros when left out."""
-  labels = jnp.zeros(jnp.asarray(boxes).shape[:-1], int) if labels is None else labels
-  return real_objects(where, jax.lax.stop_gradient(boxes), labels, boxes_valid, valid)
 
 
 def assign_by_iou(boxes: Array, anchors: Array, real: Array, *, high: float, low: float, low_quality: str = 'none'

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from vision_jax.conventions import Array
 from vision_jax.losses.boxes import ciou_loss, diou_loss, giou_loss, iou_loss
-from vision_jax.losses.targets import real_objects
-from vision_jax.ops.arrays import at_least_float32, check_choice, check_last_axis, pick
+from vision_jax.losses.targets import check_axes, real_targets
+from vision_jax.ops.arrays import as_valid, at_least_float32, check_choice, pick
 from vision_jax.ops.boxes import box_area, iou, pairwise_iou
 from vision_jax.ops.yolo import (
   YoloSlots,
@@ -104,8 +104,8 @@ def yolov3_assign(boxes: Array, *, anchors: tuple, strides: tuple[int, ...], can
     all anchors, whatever `match` says.
 
   Raises:
-    ValueError: boxes are not [N, 4], anchors and strides differ in number, a stride does not divide the canvas, or an
-      unknown `match`.
+    ValueError: boxes are not [N, 4] or valid not [N], anchors and strides differ in number, a stride does not divide
+      the canvas, or an unknown `match`.
 
   Reference: Redmon and Farhadi, YOLOv3, arXiv 1804.02767, section 2.1: one prior for each object.
   Differs from darknet: there the later object in the list takes a slot that two want, with the class of both.
@@ -118,10 +118,9 @@ def yolov3_assign(boxes: Array, *, anchors: tuple, strides: tuple[int, ...], can
   """
   check_choice('yolov3_assign', 'match', match, ('global', 'per_level'))
   grids = level_grids('yolov3_assign', anchors, strides, canvas)
-  check_last_axis('yolov3_assign', 'boxes', boxes, 4)
   boxes = jax.lax.stop_gradient(at_least_float32(boxes))
-  real = jnp.ones(boxes.shape[:1], bool) if valid is None else jnp.asarray(valid)
-  real = real & (box_area(boxes) > 0)
+  check_axes('yolov3_assign', boxes=(boxes, 'N 4'))
+  real = as_valid('yolov3_assign', 'valid', valid, boxes.shape[:1]) & (box_area(boxes) > 0)
   count, total = boxes.shape[0], sum(math.prod(grid) for grid in grids)
   slots = _slot_of_each_anchor(pick(real, boxes, 0), grids, strides)
 
@@ -148,7 +147,9 @@ def slot_targets(where: str, outputs: tuple[Array, ...], boxes: Array, labels: A
   check_choice(where, 'ignore', ignore, ('predicted', 'anchor'))
   check_choice(where, 'match', match, ('global', 'per_level'))
   canvas = check_outputs(where, outputs, anchors, strides)
-  boxes, labels, real, valid = real_objects(where, boxes, labels, boxes_valid, valid)
+  check_axes(where, **{f'outputs[{i}]': (x, f'B h{i} w{i} A{i} 5+K') for i, x in enumerate(outputs)},
+             boxes=(boxes, 'B N 4'), labels=(labels, 'B N'))
+  boxes, labels, real, valid = real_targets(where, boxes, labels, boxes_valid, valid)
   # Emptied before any arithmetic: a NaN that is only selected away at the end comes back in the gradient.
   outputs = tuple(pick(valid, at_least_float32(output), 0) for output in outputs)
   predicted = flatten_levels(tuple(yolo_decode(output, priors, stride=stride)

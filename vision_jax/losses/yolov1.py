@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.conventions import Array, Term
-from vision_jax.losses.targets import real_objects
+from vision_jax.losses.targets import check_axes, real_targets
 from vision_jax.losses.yolo_targets import YoloAssignment, winners
-from vision_jax.ops.arrays import at_least_float32, check_choice, check_last_axis, pick
+from vision_jax.ops.arrays import as_valid, at_least_float32, check_choice, pick
 from vision_jax.ops.boxes import box_area, iou, xyxy_to_cxcywh
 from vision_jax.ops.yolo import grid_cells, yolov1_boxes
 
@@ -41,7 +41,7 @@ def yolov1_assign(predicted: Array, boxes: Array, *, canvas: tuple[int, int],
     `YoloAssignment` over the S = h * w * P slots; its `collisions` are the objects whose cell went to another.
 
   Raises:
-    ValueError: predicted is not [h, w, P, 4], or boxes are not [N, 4].
+    ValueError: predicted is not [h, w, P, 4], boxes are not [N, 4], or valid not [N].
 
   Reference: Redmon et al., You Only Look Once, arXiv 1506.02640, section 2.2; the distance is darknet's.
   Differs from darknet: of two objects in a cell it takes a random one.
@@ -51,13 +51,10 @@ def yolov1_assign(predicted: Array, boxes: Array, *, canvas: tuple[int, int],
   >>> found.slots.tolist(), found.positive.tolist()
   ([5], [False, False, False, False, False, True, False, False])
   """
-  check_last_axis('yolov1_assign', 'boxes', boxes, 4)
   predicted, boxes = (jax.lax.stop_gradient(at_least_float32(x)) for x in (predicted, boxes))
-  if predicted.ndim != 4 or predicted.shape[3] != 4:
-    raise ValueError(f'yolov1_assign: predicted {list(predicted.shape)}; give the boxes of one image [h, w, P, 4]')
+  check_axes('yolov1_assign', predicted=(predicted, 'h w P 4'), boxes=(boxes, 'N 4'))
   h, w, each, _ = predicted.shape
-  real = jnp.ones(boxes.shape[:1], bool) if valid is None else jnp.asarray(valid)
-  real = real & (box_area(boxes) > 0)
+  real = as_valid('yolov1_assign', 'valid', valid, boxes.shape[:1]) & (box_area(boxes) > 0)
   boxes = pick(real, boxes, 0)
   cell = _cell_of(boxes, (h, w), canvas)
 
@@ -82,7 +79,7 @@ def yolov1_loss(outputs: Array, boxes: Array, labels: Array, *, canvas: tuple[in
   """YOLOv1's loss: squared errors of box, confidence and class probabilities.
 
   An object is learned by the box of its cell that predicts it best (`yolov1_assign`), its class by the cell. Every
-  other box should be confident of nothing. Assignment and IoU targets carry no gradient.
+  other box should be confident of nothing. Assignment and targets carry no gradient.
 
   Args:
     outputs: [B, h, w, 5 P + K], linear: for each of the P boxes of a cell x and y (0..1, the centre's place in the
@@ -123,7 +120,8 @@ def yolov1_loss(outputs: Array, boxes: Array, labels: Array, *, canvas: tuple[in
   if outputs.ndim != 4 or outputs.shape[3] <= 5 * boxes_per_cell:
     raise ValueError(f'yolov1_loss: outputs {list(outputs.shape)} with {boxes_per_cell} boxes in a cell; '
                      f'give [B, h, w, {5 * boxes_per_cell} + K]')
-  boxes, labels, real, valid = real_objects('yolov1_loss', boxes, labels, boxes_valid, valid)
+  check_axes('yolov1_loss', outputs=(outputs, 'B h w 5P+K'), boxes=(boxes, 'B N 4'), labels=(labels, 'B N'))
+  boxes, labels, real, valid = real_targets('yolov1_loss', boxes, labels, boxes_valid, valid)
   # Emptied before any arithmetic: a NaN that is only selected away at the end comes back in the gradient.
   outputs = pick(valid, outputs, 0)
   slots = outputs.shape[:3] + (boxes_per_cell,)
@@ -157,9 +155,9 @@ def _cell_of(boxes: Array, grid: tuple[int, int], canvas: tuple[int, int]) -> Ar
 
 
 def _encode(boxes: Array, canvas: tuple[int, int]) -> Array:
-  """(x, y, sqrt(w), sqrt(h)) that each slot [..., h, w, P] should give for its box, without gradient."""
+  """(x, y, sqrt(w), sqrt(h)) that each slot [..., h, w, P] should give for its box."""
   h, w = boxes.shape[-4:-2]
   size = jnp.asarray(canvas[::-1], boxes.dtype)
-  share = xyxy_to_cxcywh(jax.lax.stop_gradient(boxes)) / jnp.tile(size, 2)
+  share = xyxy_to_cxcywh(boxes) / jnp.tile(size, 2)
   offset = share[..., :2] * jnp.asarray([w, h]) - grid_cells(h, w)
   return jnp.concatenate([jnp.clip(offset, 0, 1), jnp.sqrt(jnp.maximum(share[..., 2:], 0))], axis=-1)

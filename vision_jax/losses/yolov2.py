@@ -25,7 +25,7 @@ def yolov2_loss(outputs: Array, boxes: Array, labels: Array, *, anchors: tuple, 
   Every object goes to the anchor that fits its shape best, in the cell of its centre (`yolov3_assign` with one level).
   Objectness is half the squared error of sigmoid(t_o): against its box's IoU with the object in a positive slot,
   against 0 in the others, except those that predict a box with an IoU above `ignore_threshold` with any object. Classes
-  are a softmax cross-entropy in each positive slot. Assignment, ignoring and IoU targets carry no gradient.
+  are a softmax cross-entropy in each positive slot. Assignment, ignoring and targets carry no gradient.
 
   Args:
     outputs: [B, h, w, A, 5 + K]: t_x, t_y, t_w, t_h, objectness, K classes, before any activation.

@@ -25,7 +25,7 @@ def yolov3_loss(outputs: tuple[Array, ...], boxes: Array, labels: Array, *, anch
   The box loss of a positive slot is weighted by 2 - w h (of the box, as shares of the canvas), so that small boxes
   count up to twice as much. Objectness is a binary cross-entropy over all slots, except those that are not positive but
   whose box has an IoU above `ignore_threshold` with an object. Classes are K binary cross-entropies in each positive
-  slot. Assignment, ignoring and IoU targets carry no gradient.
+  slot. Assignment, ignoring and targets carry no gradient.
 
   Args:
     outputs: for each level [B, h, w, A, 5 + K]: t_x, t_y, t_w, t_h, objectness, K classes, before any activation.

@@ -98,14 +98,7 @@ def pyramid_anchors(*, canvas: tuple[int, int], grids: tuple, sizes: tuple, rati
   >>> pyramid_anchors(canvas=(64, 96), grids=((2, 3),), sizes=((8,),), ratios=(1,))[4].tolist()
   [28.0, 28.0, 36.0, 36.0]
   """
-  if len(grids) != len(sizes):
-    raise ValueError(f'pyramid_anchors: grids of {len(grids)} levels and sizes of {len(sizes)}; give as many of each')
-  levels = []
-  for (h, w), level_sizes in zip(grids, sizes, strict=True):
-    corners = _lattice(np.arange(h) * (canvas[0] // h), np.arange(w) * (canvas[1] // w))
-    anchors = corners[:, None] + _base_anchors(level_sizes, ratios, rounded)
-    levels.append(anchors.reshape(-1, 4))
-  return jnp.concatenate(levels)
+  return _pyramid('pyramid_anchors', canvas, grids, sizes, ratios, rounded)
 
 
 def rpn_anchors(*, canvas: tuple[int, int], grids: tuple, sizes: tuple = RPN_SIZES,
@@ -131,7 +124,7 @@ def rpn_anchors(*, canvas: tuple[int, int], grids: tuple, sizes: tuple = RPN_SIZ
   >>> rpn_anchors(canvas=(64, 64), grids=grids)[1].tolist()
   [-16.0, -16.0, 16.0, 16.0]
   """
-  return pyramid_anchors(canvas=canvas, grids=grids, sizes=sizes, ratios=ratios)
+  return _pyramid('rpn_anchors', canvas, grids, sizes, ratios, True)
 
 
 def retinanet_anchors(*, canvas: tuple[int, int], grids: tuple, sizes: tuple = RETINANET_SIZES,
@@ -156,7 +149,7 @@ def retinanet_anchors(*, canvas: tuple[int, int], grids: tuple, sizes: tuple = R
   >>> retinanet_anchors(canvas=(128, 128), grids=((16, 16), (8, 8), (4, 4), (2, 2), (1, 1))).shape
   (3069, 4)
   """
-  return pyramid_anchors(canvas=canvas, grids=grids, sizes=sizes, ratios=ratios)
+  return _pyramid('retinanet_anchors', canvas, grids, sizes, ratios, True)
 
 
 def fcos_anchors(*, canvas: tuple[int, int], grids: tuple) -> Array:
@@ -178,7 +171,7 @@ def fcos_anchors(*, canvas: tuple[int, int], grids: tuple) -> Array:
   >>> fcos_anchors(canvas=(128, 128), grids=((16, 16), (8, 8), (4, 4), (2, 2), (1, 1)))[1].tolist()
   [4.0, -4.0, 12.0, 4.0]
   """
-  return pyramid_anchors(canvas=canvas, grids=grids, sizes=FCOS_SIZES, ratios=(1.0,))
+  return _pyramid('fcos_anchors', canvas, grids, FCOS_SIZES, (1.0,), True)
 
 
 def ssd_default_boxes(*, canvas: tuple[int, int], grids: tuple, strides: tuple, scales: tuple[float, ...],
@@ -291,6 +284,18 @@ def kmeans_anchors(key: Array, sizes: Array, *, count: int, max_iterations: int 
   reached = (jnp.maximum(ratio, 1 / ratio) <= max_ratio).all(axis=-1)
   return KmeansAnchors(jnp.where(usable.any(), anchors, 0), _mean(jnp.max(overlap, axis=1), usable),
                        _mean(reached.astype(sizes.dtype), usable))
+
+
+def _pyramid(where: str, canvas: tuple[int, int], grids: tuple, sizes: tuple, ratios: tuple[float, ...],
+             rounded: bool) -> Array:
+  if len(grids) != len(sizes):
+    raise ValueError(f'{where}: {len(grids)} grids for {len(sizes)} levels of sizes; give one to each level')
+  levels = []
+  for (h, w), level_sizes in zip(grids, sizes, strict=True):
+    corners = _lattice(np.arange(h) * (canvas[0] // h), np.arange(w) * (canvas[1] // w))
+    anchors = corners[:, None] + _base_anchors(level_sizes, ratios, rounded)
+    levels.append(anchors.reshape(-1, 4))
+  return jnp.concatenate(levels)
 
 
 def _base_anchors(sizes: tuple[float, ...], ratios: tuple[float, ...], rounded: bool) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 
 from vision_jax.conventions import Array
 
@@ -31,6 +32,24 @@ def check_last_axis(where: str, name: str, values: Array, size: int) -> None:
   shape = jnp.asarray(values).shape
   if not shape or shape[-1] != size:
     raise ValueError(f'{where}: {name} must be [..., {size}], not {list(shape)}; put the {size} numbers last')
+
+
+def check_broadcast(where: str, *, last: int = 0, **arrays: Array) -> None:
+  """Refuses arrays whose axes, up to so many last ones, do not broadcast against each other."""
+  shapes = {name: jnp.asarray(values).shape for name, values in arrays.items()}
+  try:
+    np.broadcast_shapes(*(shape[:len(shape) - last] for shape in shapes.values()))
+  except ValueError:
+    given = ', '.join(f'{name} {list(shape)}' for name, shape in shapes.items())
+    raise ValueError(f'{where}: {given} do not broadcast; give axes of one length, or of length 1') from None
+
+
+def as_valid(where: str, name: str, valid: Array | None, shape: tuple[int, ...]) -> Array:
+  """`valid` as bool of this shape, all True where it is left out; refuses any other shape."""
+  valid = jnp.ones(shape, bool) if valid is None else jnp.asarray(valid, bool)
+  if valid.shape != tuple(shape):
+    raise ValueError(f'{where}: {name} {list(valid.shape)}; give bool {list(shape)}')
+  return valid
 
 
 def absolute(values: Array) -> Array:

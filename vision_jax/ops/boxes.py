@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.conventions import Array
-from vision_jax.ops.arrays import FAR, at_least_float32, check_last_axis, safe_divide
+from vision_jax.ops.arrays import FAR, at_least_float32, check_broadcast, check_last_axis, safe_divide
 
 # Areas and squared lengths up to this (a box of a millionth of a pixel) count as zero; the gradient of a ratio divides
 # by their square, which has to stay a normal float32 (1e-38).
@@ -243,7 +243,7 @@ def iou(boxes_a: Array, boxes_b: Array) -> Array:
     float32 [...] in 0..1; 0 where the union is empty, so a point has IoU 0 with itself.
 
   Raises:
-    ValueError: a last axis is not 4 long.
+    ValueError: a last axis is not 4 long, or the leading axes do not broadcast.
 
   >>> iou([0, 0, 2, 2], [0, 0, 2, 1]).item()
   0.5
@@ -256,13 +256,14 @@ def pairwise_iou(boxes_a: Array, boxes_b: Array) -> Array:
 
   Args:
     boxes_a: [..., N, 4] xyxy, pixels.
-    boxes_b: [..., Q, 4] xyxy, pixels.
+    boxes_b: [..., Q, 4] xyxy, pixels; its leading axes broadcast against those of `boxes_a`.
 
   Returns:
     float32 [..., N, Q] in 0..1; 0 where the union is empty. A box with a NaN overlaps nothing: its row or column is 0.
 
   Raises:
-    ValueError: a last axis is not 4 long, or an array is a single box without the axis that counts boxes.
+    ValueError: a last axis is not 4 long, an array is a single box without the axis that counts boxes, or the axes
+      before these two do not broadcast.
 
   >>> pairwise_iou([[0, 0, 2, 2]], [[0, 0, 2, 1], [0, 0, 2, 2], [5, 5, 6, 6]]).tolist()
   [[0.5, 1.0, 0.0]]
@@ -271,6 +272,9 @@ def pairwise_iou(boxes_a: Array, boxes_b: Array) -> Array:
   if min(boxes_a.ndim, boxes_b.ndim) < 2:
     raise ValueError(f'pairwise_iou: got {list(boxes_a.shape)} and {list(boxes_b.shape)}; give sets of boxes [N, 4], '
                      'or use iou for single boxes')
+  check_last_axis('pairwise_iou', 'boxes_a', boxes_a, 4)
+  check_last_axis('pairwise_iou', 'boxes_b', boxes_b, 4)
+  check_broadcast('pairwise_iou', last=2, boxes_a=boxes_a, boxes_b=boxes_b)
   return iou(boxes_a[..., :, None, :], boxes_b[..., None, :, :])
 
 
@@ -287,7 +291,7 @@ def giou(boxes_a: Array, boxes_b: Array) -> Array:
     float32 [...] in -1..1, never above the IoU; equal to it where the hull has no area.
 
   Raises:
-    ValueError: a last axis is not 4 long.
+    ValueError: a last axis is not 4 long, or the leading axes do not broadcast.
 
   Reference: Rezatofighi et al., Generalized Intersection over Union, arXiv 1902.09630, algorithm 1.
 
@@ -310,7 +314,7 @@ def diou(boxes_a: Array, boxes_b: Array) -> Array:
     float32 [...] in -1..1, never above the IoU; equal to it where all corners fall together.
 
   Raises:
-    ValueError: a last axis is not 4 long.
+    ValueError: a last axis is not 4 long, or the leading axes do not broadcast.
 
   Reference: Zheng et al., Distance-IoU Loss, arXiv 1911.08287, equation 7.
 
@@ -332,7 +336,7 @@ def ciou(boxes_a: Array, boxes_b: Array) -> Array:
     float32 [...] in -2..1, never above the distance IoU. A box of no size at all has every aspect ratio: no penalty.
 
   Raises:
-    ValueError: a last axis is not 4 long.
+    ValueError: a last axis is not 4 long, or the leading axes do not broadcast.
 
   Reference: Zheng et al., Distance-IoU Loss, arXiv 1911.08287, equations 8 to 11; alpha is held constant in the
   gradient, as in the authors' code.
@@ -358,6 +362,7 @@ def _overlap(where: str, boxes_a: Array, boxes_b: Array) -> tuple[Array, Array, 
   """IoU, union area, and the width and height of the hull of all corners."""
   ax1, ay1, ax2, ay2 = (jnp.clip(v, -FAR, FAR) for v in _parts(where, boxes_a))
   bx1, by1, bx2, by2 = (jnp.clip(v, -FAR, FAR) for v in _parts(where, boxes_b))
+  check_broadcast(where, boxes_a=boxes_a, boxes_b=boxes_b)
   # At exactly 0 `maximum` passes half of the gradient: a box without width still learns to widen.
   area_a = jnp.maximum(ax2 - ax1, 0) * jnp.maximum(ay2 - ay1, 0)
   area_b = jnp.maximum(bx2 - bx1, 0) * jnp.maximum(by2 - by1, 0)

@@ -39,7 +39,7 @@ def yolov3_decode(outputs: tuple[Array, ...], *, anchors: tuple, strides: tuple[
     dropped.
 
   Raises:
-    ValueError: levels, anchors and strides do not fit together.
+    ValueError: levels, anchors, strides and image sizes do not fit together.
 
   Reference: Redmon and Farhadi, YOLOv3, arXiv 1804.02767, section 2; 0.45 is darknet's threshold for suppression.
 
@@ -50,6 +50,10 @@ def yolov3_decode(outputs: tuple[Array, ...], *, anchors: tuple, strides: tuple[
   ([[1.0, 10.0, 7.0, 14.0], [0.0, 0.0, 0.0, 0.0]], [[True, False]])
   """
   check_outputs('yolov3_decode', outputs, anchors, strides)
+  image_size, images = jnp.asarray(image_size), outputs[0].shape[0]
+  if image_size.shape not in ((2,), (images, 2)):
+    raise ValueError(f'yolov3_decode: image_size {list(image_size.shape)} for {images} images; give (h, w) for all, or '
+                     '[B, 2]')
   boxes = flatten_levels(tuple(yolo_decode(output, priors, stride=stride)
                                for output, priors, stride in zip(outputs, anchors, strides, strict=True)))
   raw = at_least_float32(flatten_levels(outputs))

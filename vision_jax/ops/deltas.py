@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from vision_jax.conventions import Array
-from vision_jax.ops.arrays import FAR, at_least_float32, check_last_axis, safe_divide
+from vision_jax.ops.arrays import FAR, at_least_float32, check_broadcast, check_last_axis, safe_divide
 
 # Sides up to this count as nothing; the gradient of a ratio divides by their square, which must stay a normal float32.
 _NO_SIDE = 1e-6
@@ -35,7 +35,7 @@ def encode_deltas(boxes: Array, anchors: Array, *,
     side of the anchor is not positive, and for a log where that of the box is not.
 
   Raises:
-    ValueError: a last axis is not 4 long, or there are not four variances.
+    ValueError: a last axis is not 4 long, the leading axes do not broadcast, or there are not four positive variances.
 
   Reference: Ren et al., Faster R-CNN, arXiv 1506.01497, equation 2; the variances are those of Liu et al., SSD,
   arXiv 1512.02325, in the authors' code.
@@ -45,6 +45,7 @@ def encode_deltas(boxes: Array, anchors: Array, *,
   """
   centre, size = _centre_and_size('encode_deltas', 'boxes', boxes)
   anchor_centre, anchor_size = _centre_and_size('encode_deltas', 'anchors', anchors)
+  check_broadcast('encode_deltas', boxes=boxes, anchors=anchors)
   offset = safe_divide(centre - anchor_centre, anchor_size, floor=_NO_SIDE)
   sized = (size > _NO_SIDE) & (anchor_size > _NO_SIDE)
   scale = jnp.log(jnp.where(sized, size, 1) / jnp.where(sized, anchor_size, 1))
@@ -67,7 +68,7 @@ def decode_deltas(deltas: Array, anchors: Array, *,
     float32 [..., 4] xyxy in the anchors' unit, not clipped to the image. An inverted anchor gives an inverted box.
 
   Raises:
-    ValueError: a last axis is not 4 long, or there are not four variances.
+    ValueError: a last axis is not 4 long, the leading axes do not broadcast, or there are not four positive variances.
 
   Reference: Ren et al., Faster R-CNN, arXiv 1506.01497, equation 2; the limit is that of the authors' later code
   (Detectron) and of torchvision.
@@ -77,6 +78,7 @@ def decode_deltas(deltas: Array, anchors: Array, *,
   """
   check_last_axis('decode_deltas', 'deltas', deltas, 4)
   centre, size = _centre_and_size('decode_deltas', 'anchors', anchors)
+  check_broadcast('decode_deltas', deltas=deltas, anchors=anchors)
   deltas = jnp.clip(at_least_float32(deltas), -FAR, FAR)
   deltas = deltas * _four('decode_deltas', variances, deltas.dtype)
   centre = deltas[..., :2] * size + centre
@@ -96,7 +98,7 @@ def encode_distances(boxes: Array, anchors: Array) -> Array:
     the box, and 0 where that side of the anchor is not positive.
 
   Raises:
-    ValueError: a last axis is not 4 long.
+    ValueError: a last axis is not 4 long, or the leading axes do not broadcast.
 
   Reference: Tian et al., FCOS, arXiv 1904.01355, equation 1.
   Differs from the paper: the distances are divided by the anchor's size, which is the level's stride, as in
@@ -108,6 +110,7 @@ def encode_distances(boxes: Array, anchors: Array) -> Array:
   check_last_axis('encode_distances', 'boxes', boxes, 4)
   boxes = jnp.clip(at_least_float32(boxes), -FAR, FAR)
   centre, size = _centre_and_size('encode_distances', 'anchors', anchors)
+  check_broadcast('encode_distances', boxes=boxes, anchors=anchors)
   sides = jnp.concatenate([centre - boxes[..., :2], boxes[..., 2:] - centre], axis=-1)
   return safe_divide(sides, jnp.concatenate([size, size], axis=-1), floor=_NO_SIDE)
 
@@ -124,7 +127,7 @@ def decode_distances(distances: Array, anchors: Array) -> Array:
     is negative.
 
   Raises:
-    ValueError: a last axis is not 4 long.
+    ValueError: a last axis is not 4 long, or the leading axes do not broadcast.
 
   Reference: Tian et al., FCOS, arXiv 1904.01355, equation 1.
 
@@ -134,6 +137,7 @@ def decode_distances(distances: Array, anchors: Array) -> Array:
   check_last_axis('decode_distances', 'distances', distances, 4)
   distances = jnp.clip(at_least_float32(distances), -FAR, FAR)
   centre, size = _centre_and_size('decode_distances', 'anchors', anchors)
+  check_broadcast('decode_distances', distances=distances, anchors=anchors)
   return jnp.concatenate([centre - distances[..., :2] * size, centre + distances[..., 2:] * size], axis=-1)
 
 
@@ -172,6 +176,6 @@ def _centre_and_size(where: str, name: str, boxes: Array) -> tuple[Array, Array]
 
 
 def _four(where: str, variances: tuple[float, ...], dtype: Any) -> Array:
-  if len(variances) != 4:
-    raise ValueError(f'{where}: {len(variances)} variances; give four, for dx, dy, dw and dh')
+  if len(variances) != 4 or not min(variances) > 0:
+    raise ValueError(f'{where}: variances {tuple(variances)}; give four positive ones, for dx, dy, dw and dh')
   return jnp.asarray(variances, dtype)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.conventions import Array
-from vision_jax.ops.arrays import as_mask, at_least_float32, check_last_axis, pick
+from vision_jax.ops.arrays import FAR, as_mask, at_least_float32, check_last_axis, pick
 from vision_jax.ops.roi import bin_weights
 
 # Masks that `crop_and_resize_masks` holds at once: on a CPU more of them gained nothing.
@@ -101,7 +101,7 @@ def paste_masks(masks: Array, boxes: Array, *, canvas: tuple[int, int], valid: A
 
   Args:
     masks: [..., h, w], probabilities 0..1.
-    boxes: [..., 4] xyxy, canvas pixels; they may reach beyond the canvas.
+    boxes: [..., 4] xyxy, canvas pixels; they may reach beyond the canvas. Numbers beyond 1e9 count as 1e9.
     canvas: (h, w) of the result.
     valid: bool [...], False for slots without a mask; all True when left out.
 
@@ -127,7 +127,7 @@ def paste_masks(masks: Array, boxes: Array, *, canvas: tuple[int, int], valid: A
   if masks.shape[:-2] != boxes.shape[:-1] or masks.ndim != boxes.ndim + 1 or left.shape != boxes.shape[:-1]:
     raise ValueError(f'paste_masks: masks {list(masks.shape)}, boxes {list(boxes.shape)}, valid {list(left.shape)}; '
                      'give [..., h, w], [..., 4] and [...]')
-  masks, boxes = pick(left, masks, 0), pick(left, boxes, 0)
+  masks, boxes = pick(left, masks, 0), jnp.clip(pick(left, boxes, 0), -FAR, FAR)
   rows = _cell_weights(boxes[..., 1], boxes[..., 3], cells=masks.shape[-2], size=canvas[0])
   columns = _cell_weights(boxes[..., 0], boxes[..., 2], cells=masks.shape[-1], size=canvas[1])
   return _resampled(rows, masks, columns)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.conventions import Array
-from vision_jax.ops.arrays import FAR, at_least_float32, safe_sqrt
+from vision_jax.ops.arrays import FAR, at_least_float32, check_broadcast, safe_sqrt
 
 # A vector up to this long counts as zero: it has no direction.
 _NO_LENGTH = 1e-12
@@ -50,7 +50,7 @@ def pairwise_cosine(a: Array, b: Array) -> Array:
     gives NaN in its row or column; as it would reach the gradients of all others, fill invalid vectors beforehand.
 
   Raises:
-    ValueError: a and b are not [..., N, E] and [..., Q, E].
+    ValueError: a and b are not [..., N, E] and [..., Q, E], or their leading axes do not broadcast.
 
   >>> pairwise_cosine(jnp.eye(2), jnp.array([[2, 0], [0, -3], [0, 0.0]])).tolist()
   [[1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]
@@ -73,7 +73,7 @@ def pairwise_euclidean(a: Array, b: Array, *, squared: bool = False) -> Array:
     column; as it would reach the gradients of all others, fill invalid vectors beforehand.
 
   Raises:
-    ValueError: a and b are not [..., N, E] and [..., Q, E].
+    ValueError: a and b are not [..., N, E] and [..., Q, E], or their leading axes do not broadcast.
 
   Precision and memory: the values come from the differences a - b, so vectors that hardly differ have a distance as
   exact as any others; |a|^2 + |b|^2 - 2ab would be off by up to 7e-4 there for unit vectors. The derivatives come from
@@ -108,6 +108,8 @@ def _products(a: Array, b: Array) -> Array:
 
 
 def _check_pair(where: str, a: Array, b: Array) -> None:
-  a, b = jnp.shape(a), jnp.shape(b)
-  if min(len(a), len(b)) < 2 or a[-1] != b[-1]:
-    raise ValueError(f'{where}: got {list(a)} and {list(b)}; give sets of vectors [..., N, E] and [..., Q, E]')
+  a, b = jnp.asarray(a), jnp.asarray(b)
+  if min(a.ndim, b.ndim) < 2 or a.shape[-1] != b.shape[-1]:
+    raise ValueError(f'{where}: got {list(a.shape)} and {list(b.shape)}; give sets of vectors [..., N, E] and '
+                     '[..., Q, E]')
+  check_broadcast(where, last=2, a=a, b=b)

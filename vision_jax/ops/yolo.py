@@ -5,13 +5,14 @@ Units: canvas pixels; anchors are (w, h), canvases and grids are (h, w), cells a
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from vision_jax.conventions import Array
-from vision_jax.ops.arrays import at_least_float32, check_last_axis
+from vision_jax.ops.arrays import at_least_float32, check_broadcast, check_last_axis
 
 # The largest log of box size over anchor size that `yolo_decode` follows: 22,026 times the anchor. Beyond it exp would
 # reach inf, and a box far larger than any canvas says nothing more.
@@ -111,10 +112,10 @@ def yolo_encode(boxes: Array, cells: Array, anchors: Array, *, stride: Array) ->
   Returns:
     float32 [..., 4]: sigmoid(t_x) and sigmoid(t_y), the place of the centre in its cell, 0..1, cut to it where the
     centre lies outside; then t_w and t_h, log of box over anchor, cut to +-`MAX_LOG_SCALE`; 0 where that side of the
-    box is not positive.
+    box or of the anchor is not positive.
 
   Raises:
-    ValueError: a last axis is not 4, 2 and 2 long.
+    ValueError: a last axis is not 4, 2 and 2 long, or the leading axes do not broadcast.
 
   >>> yolo_encode([9, 2, 15, 6], [1, 0], [6, 4], stride=8).tolist()
   [0.5, 0.5, 0.0, 0.0]
@@ -122,12 +123,14 @@ def yolo_encode(boxes: Array, cells: Array, anchors: Array, *, stride: Array) ->
   check_last_axis('yolo_encode', 'boxes', boxes, 4)
   check_last_axis('yolo_encode', 'cells', cells, 2)
   check_last_axis('yolo_encode', 'anchors', anchors, 2)
+  check_broadcast('yolo_encode', last=1, boxes=boxes, cells=cells, anchors=anchors)
   boxes, cells, anchors = at_least_float32(boxes), at_least_float32(cells), at_least_float32(anchors)
   offset = (boxes[..., :2] + boxes[..., 2:]) / 2 / stride - cells
   size = boxes[..., 2:] - boxes[..., :2]
-  ratio = jnp.where(size > 0, size, anchors) / anchors
+  sized = (size > 0) & (anchors > 0)
+  ratio = jnp.where(sized, size, 1) / jnp.where(sized, anchors, 1)
   scale = jnp.clip(jnp.log(ratio), -MAX_LOG_SCALE, MAX_LOG_SCALE)
-  return jnp.concatenate([jnp.clip(offset, 0, 1), scale], axis=-1)
+  return jnp.concatenate(jnp.broadcast_arrays(jnp.clip(offset, 0, 1), scale), axis=-1)
 
 
 def yolov1_boxes(raw: Array, *, canvas: tuple[int, int]) -> Array:
@@ -175,7 +178,9 @@ def flatten_levels(levels: tuple[Array, ...]) -> Array:
   >>> flatten_levels((jnp.zeros((2, 4, 4, 3, 5)), jnp.zeros((2, 2, 2, 3, 5)))).shape
   (2, 60, 5)
   """
-  return jnp.concatenate([level.reshape(level.shape[0], -1, level.shape[-1]) for level in levels], axis=1)
+  # Not by a -1, which an axis of no images leaves open.
+  return jnp.concatenate([level.reshape(level.shape[0], math.prod(level.shape[1:-1]), level.shape[-1])
+                          for level in levels], axis=1)
 
 
 def check_levels(where: str, anchors: tuple, strides: tuple[int, ...]) -> None:
