@@ -321,5 +321,11 @@ def test_the_gradient_of_soft_nms_agrees_with_finite_differences():
 
 
 def test_an_unknown_method_of_soft_nms_is_refused():
-  with pytest.raises(ValueError, match="soft_nms: unknown method 'hard'; give 'gaussian' or 'linear'"):
+  with pytest.raises(ValueError, match="soft_nms: method is 'hard'; give one of gaussian, linear"):
     ops.soft_nms(jnp.zeros((3, 4)), jnp.zeros(3), method='hard', max_outputs=2)
+
+
+@pytest.mark.parametrize('options', [{'max_outputs': -1}, {'max_outputs': 2, 'candidates': -3}])
+def test_a_negative_number_of_slots_or_candidates_is_refused(options):
+  with pytest.raises(ValueError, match='nms: max_outputs'):
+    ops.nms(jnp.zeros((3, 4)), jnp.zeros(3), iou_threshold=0.5, **options)

@@ -244,3 +244,12 @@ def test_options_that_do_not_fit_are_refused_with_one_line():
     ops.roi_align(levels[0], boxes, stride=4, sampling_ratio=-1)
   with pytest.raises(ValueError, match=r'^roi_pool: output_size \(0, 7\), .*; give'):
     ops.roi_pool(levels[0], boxes, stride=4, output_size=(0, 7))
+
+
+def test_no_image_and_no_box_give_no_crop_and_a_stride_of_zero_is_refused():
+  empty = jax.jit(lambda features, boxes: ops.roi_align(features, boxes, stride=8))
+  assert empty(jnp.zeros((0, 3, 4, 2)), jnp.zeros((0, 5, 4))).shape == (0, 5, 7, 7, 2)
+  assert empty(jnp.zeros((3, 4, 2)), jnp.zeros((0, 4))).shape == (0, 7, 7, 2)
+  for crop in (ops.roi_align, ops.roi_pool):
+    with pytest.raises(ValueError, match='stride 0; give the canvas pixels for one cell, above 0'):
+      crop(jnp.zeros((3, 4, 2)), jnp.zeros((5, 4)), stride=0)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vision_jax.conventions import Array
-from vision_jax.ops.arrays import at_least_float32, check_last_axis, pick
+from vision_jax.ops.arrays import at_least_float32, check_choice, check_last_axis, pick
 from vision_jax.ops.boxes import iou
 
 # Full suppression picks max(128, N / 32) boxes one by one, and takes the rest in blocks of 64. A pick looks at all
@@ -114,7 +114,8 @@ def soft_nms(boxes: Array, scores: Array, *, method: str = 'gaussian', sigma: fl
     Invalid slots come last and hold index 0 and score 0. Gradients pass through the scores, to boxes and scores.
 
   Raises:
-    ValueError: boxes are not [..., N, 4], scores or valid not [..., N], or the method is neither of the two.
+    ValueError: boxes are not [..., N, 4], scores or valid not [..., N], the method is neither of the two, or
+      max_outputs is negative.
 
   Cost: M passes over N boxes.
 
@@ -150,7 +151,8 @@ def class_aware_soft_nms(boxes: Array, scores: Array, labels: Array, *, method: 
     Invalid slots come last and hold index 0 and score 0. Gradients pass through the scores, to boxes and scores.
 
   Raises:
-    ValueError: boxes are not [..., N, 4], scores, labels or valid not [..., N], or the method is neither of the two.
+    ValueError: boxes are not [..., N, 4], scores, labels or valid not [..., N], the method is neither of the two, or
+      max_outputs is negative.
 
   Reference: Bodla et al., Soft-NMS: Improving Object Detection With One Line of Code, arXiv 1704.04503, section 3.
   Differs from the paper: as `soft_nms` does.
@@ -178,9 +180,15 @@ def _checked(where: str, boxes: Array, scores: Array, labels: Array | None,
   return boxes, scores, labels, left & (scores > -jnp.inf)
 
 
+def _check_slots(where: str, max_outputs: int, candidates: int | None = None) -> None:
+  if max_outputs < 0 or (candidates is not None and candidates < 0):
+    raise ValueError(f'{where}: max_outputs {max_outputs}, candidates {candidates}; give 0 or more of each')
+
+
 def _suppress(where: str, boxes: Array, scores: Array, labels: Array | None, iou_threshold: float, max_outputs: int,
               candidates: int | None, valid: Array | None) -> tuple[Array, Array]:
   boxes, scores, labels, left = _checked(where, boxes, scores, labels, valid)
+  _check_slots(where, max_outputs, candidates)
   # No gradient passes: the loops below need not be differentiated for one that is dropped.
   boxes, scores, iou_threshold = jax.lax.stop_gradient((boxes, scores, _rounded_down(iou_threshold, boxes.dtype)))
   n, leading = scores.shape[-1], scores.shape[:-1]
@@ -348,8 +356,8 @@ def _soften(where: str, boxes: Array, scores: Array, labels: Array | None, metho
             iou_threshold: float, score_threshold: float, max_outputs: int,
             valid: Array | None) -> tuple[Array, Array, Array]:
   boxes, scores, labels, left = _checked(where, boxes, scores, labels, valid)
-  if method not in ('gaussian', 'linear'):
-    raise ValueError(f"{where}: unknown method {method!r}; give 'gaussian' or 'linear'")
+  check_choice(where, 'method', method, ('gaussian', 'linear'))
+  _check_slots(where, max_outputs)
   n, leading = scores.shape[-1], scores.shape[:-1]
   if 0 in (n, max_outputs, *leading):
     empty = jnp.zeros((*leading, max_outputs), jnp.int32)

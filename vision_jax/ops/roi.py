@@ -63,7 +63,7 @@ def roi_align(features: Array, boxes: Array, *, stride: float, output_size: tupl
 
   Reference: He, Gkioxari, Dollar, Girshick, "Mask R-CNN", arXiv:1703.06870, section 3.
   """
-  _check_counts('roi_align', output_size, sampling_ratio)
+  _check_counts('roi_align', output_size, (stride,), sampling_ratio)
   levels, boxes, valid, single = _batched('roi_align', [features], boxes, valid)
   crops = _align(levels, boxes, jnp.zeros(valid.shape, jnp.int32), (stride,), output_size, sampling_ratio, aligned)
   crops = pick(valid, crops, 0)
@@ -137,7 +137,7 @@ def multilevel_roi_align(levels: Sequence[Array], boxes: Array, *, strides: Sequ
 
   Reference: Lin et al., "Feature Pyramid Networks for Object Detection", arXiv:1612.03144, section 4.2.
   """
-  _check_counts('multilevel_roi_align', output_size, sampling_ratio)
+  _check_counts('multilevel_roi_align', output_size, strides, sampling_ratio)
   levels, boxes, valid, single = _batched('multilevel_roi_align', levels, boxes, valid)
   if len(strides) != len(levels):
     raise ValueError(f'multilevel_roi_align: {len(strides)} strides for {len(levels)} levels; give one for each')
@@ -178,7 +178,7 @@ def roi_pool(features: Array, boxes: Array, *, stride: float, output_size: tuple
 
   Reference: Girshick, "Fast R-CNN", arXiv:1504.08083, section 2.1.
   """
-  _check_counts('roi_pool', output_size)
+  _check_counts('roi_pool', output_size, (stride,))
   (features,), boxes, valid, single = _batched('roi_pool', [features], boxes, valid)
   (b, h, w, channels), m = features.shape, boxes.shape[1]
   corners = (boxes * (1 / stride)).reshape(b * m, 4)
@@ -231,7 +231,9 @@ def bin_weights(starts: Array, ends: Array, *, bins: int, size: int, aligned: bo
   return total / jnp.maximum(count, 1)
 
 
-def _check_counts(where: str, output_size: tuple[int, int], sampling_ratio: int = 1) -> None:
+def _check_counts(where: str, output_size: tuple[int, int], strides: Sequence[float], sampling_ratio: int = 1) -> None:
+  if not all(stride > 0 for stride in strides):
+    raise ValueError(f'{where}: stride {", ".join(map(str, strides))}; give the canvas pixels for one cell, above 0')
   if len(output_size) != 2 or min(*output_size, sampling_ratio) < 1:
     raise ValueError(f'{where}: output_size {output_size}, sampling_ratio {sampling_ratio}; give (oh, ow) and 1 or '
                      'more of each (a number of samples that follows the box has no static shape)')
@@ -262,6 +264,8 @@ def _align(levels: Sequence[Array], boxes: Array, own: Array, strides: Sequence[
            sampling_ratio: int, aligned: bool) -> Array:
   """RoIAlign of boxes [B, M, 4], each on its `own` [B, M] of the levels [B, h, w, C]."""
   b, channels = levels[0].shape[0], levels[0].shape[-1]
+  if 0 in own.shape:
+    return jnp.zeros((*own.shape, *output_size, channels), at_least_float32(levels[0]).dtype)
   heights, widths = jnp.array([level.shape[1:3] for level in levels], jnp.int32).T[:, own.reshape(-1)]
   areas = [level.shape[1] * level.shape[2] for level in levels]
   starts = jnp.array([sum(areas[:i]) for i in range(len(areas))], jnp.int32)
