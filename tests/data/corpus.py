@@ -454,10 +454,11 @@ def yolo_boxes_that_leave_the_image(folder):
         'image-grey train/cat/grey.png: it is grey',
         'image-corrupt train/cat/page.jpg: not an image, or a corrupt or unknown format',
         'image-palette train/cat/palette.png: its colours are a palette',
+        'image-missing train/cat/pipe.png: it is no regular file',
         'image-exif train/cat/turned.jpg: its EXIF data say orientation 3: it is shown turned by 180 degrees',
-        keeps=[f'train/cat/{name}' for name in (
-    'alpha.png', 'bomb.png', 'cut.jpg', 'deep.png', 'empty.png', 'grey.png', 'page.jpg', 'palette.png', 'sound.png',
-    'turned.jpg')] + ['train/dog/sound.png', 'val/cat/sound.png', 'val/dog/sound.png'],
+        keeps=[*(f'train/cat/{name}' for name in (
+            'alpha.png', 'bomb.png', 'cut.jpg', 'deep.png', 'empty.png', 'grey.png', 'page.jpg', 'palette.png',
+            'pipe.png', 'sound.png', 'turned.jpg')), 'train/dog/sound.png', 'val/cat/sound.png', 'val/dog/sound.png'],
         splits=('train', 'val'))
 def folder_of_odd_images(folder):
   cat = folder / 'train' / 'cat'
@@ -468,6 +469,7 @@ def folder_of_odd_images(folder):
   write_bytes(cat / 'cut.jpg', jpeg()[:3000])
   write_bytes(cat / 'empty.png', b'')
   write_bytes(cat / 'page.jpg', b'<html>404</html>')
+  os.mkfifo(cat / 'pipe.png')
   write_bytes(cat / 'bomb.png', png_header(60_000, 60_000))
   grey = builders.pixels(4)[..., 0]
   Image.fromarray(grey).save(cat / 'grey.png')

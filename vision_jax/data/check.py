@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 from typing import Any
@@ -239,11 +240,13 @@ def class_counts(labelled: Labelled) -> np.ndarray:
 
 def _class_gaps(labelled: Labelled, place: str) -> Iterator[Finding]:
   ids = sorted(labelled.classes.ids)
-  missing = sorted(set(range(ids[0], ids[-1] + 1)) - set(ids)) if ids else []
+  gaps = ((a + 1, b) for a, b in itertools.pairwise(ids))
+  missing = list(itertools.islice(itertools.chain(*(range(*gap) for gap in gaps)), _NAMED))  # they may be millions
   told = any(finding.kind == 'class-gap' for finding in labelled.findings)
   # A split of identities has only its own part of the ids, and the values of masks are their reader's matter.
   if missing and not told and labelled.format not in ('identities', 'mask_folder'):
-    yield Finding('class-gap', place, f'the class ids run from {ids[0]} to {ids[-1]} without {_listed(missing)}')
+    yield Finding('class-gap', place, f'the class ids run from {ids[0]} to {ids[-1]} without '
+                  + _listed(missing, ids[-1] - ids[0] + 1 - len(ids)))
 
 
 def _absent(labelled: Labelled, seen: Seen | None) -> Iterator[Finding]:
@@ -257,12 +260,11 @@ def _absent(labelled: Labelled, seen: Seen | None) -> Iterator[Finding]:
   if names and labelled.records:
     what = 'pixel' if 'segmentation' in labelled.fields else 'object' if 'boxes' in labelled.fields else 'image'
     yield Finding('class-absent', f'{labelled.root.name} ({labelled.split})', f'no {what} of {len(names)} of the '
-                  f'{len(labelled.classes)} classes: {_listed(names)}')
+                  f'{len(labelled.classes)} classes: {_listed(names, len(names))}')
 
 
-def _listed(values: Iterable[object]) -> str:
-  values = list(values)
-  more = f' and {len(values) - _NAMED} more' if len(values) > _NAMED else ''
+def _listed(values: Sequence[object], count: int) -> str:
+  more = f' and {count - _NAMED} more' if count > _NAMED else ''
   return ', '.join(map(str, values[:_NAMED])) + more
 
 

@@ -125,7 +125,8 @@ def _look(labelled: Labelled, source: Any, item: int) -> _Look:
   try:
     if source is None:
       if not record.path.is_file():  # before anything is opened: reading a pipe would wait for ever
-        return _Look([('image-missing', record.name, 'there is no such file')])
+        what = 'it is no regular file' if record.path.exists() else 'there is no such file'
+        return _Look([('image-missing', record.name, what)])
       faults += _header(record.path, record.name)
     pixels = read_image(record.path) if source is None else source[item]['image']
   except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error and more

@@ -102,7 +102,7 @@ class Loader:
     self._augment = compose(augment, resize) if augment else None
     self._mixed = 'label' in self.fields and gives_mixed_labels(augment)
     self._lock = threading.Lock()
-    self._memory = _Memory(self.workers + 3)  # made ahead, with the consumer, and in the step before
+    self._memory = _Memory(self.workers + 10)  # made ahead, with the consumer, and in the eight steps in flight
     self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
     if min(self.canvas_every, self.max_objects) < 1 or min(self.seed, self.workers) < 0:
       raise ValueError(f'loader: canvas_every {canvas_every}, max_objects {max_objects}, seed {seed}, workers '

@@ -48,16 +48,20 @@ def mend(labelled: Labelled, findings: Iterable[Finding], folder: str | os.PathL
     without train and val are divided in the copy, so that each image stays in its split.
 
   Raises:
-    ValueError: a format that cannot be written, a split that is there already, a folder inside of the data set.
+    ValueError: a format that cannot be written, a split that is there already, a folder inside of the data set, boxes
+      in another format than the file's.
   """
   folder = pathlib.Path(folder)
   if folder.resolve().is_relative_to(labelled.root.resolve()):
     raise ValueError(f'{folder} lies in the data set {labelled.root}; choose a folder outside of it')
   if labelled.format not in (*WRITERS, *COPIES):
     raise ValueError(f'{labelled.format} cannot be written; a mended copy is made of {", ".join((*WRITERS, *COPIES))}')
-  findings = (*labelled.findings, *findings)
+  unclear = next((finding for finding in labelled.findings if finding.kind == 'box-format'), None)
+  if unclear is not None:
+    raise ValueError(f'{unclear}; no copy can mend that: {unclear.rule.remedy}')
+  findings = tuple(findings)
   sound = dataclasses.replace(labelled, records=tuple(_sound(labelled, findings)))
-  lines = [f'{finding}; {_done(finding)}' for finding in findings]
+  lines = [f'{finding}; {_done(finding)}' for finding in (*labelled.findings, *findings)]
   if labelled.format in WRITERS:
     options = {'masks': True} if labelled.format == 'yolo' else {}
     return [*lines, f'{labelled.split}: {WRITERS[labelled.format](sound, folder, **options)}']
@@ -74,24 +78,26 @@ def _done(finding: Finding) -> str:
 
 
 def _sound(labelled: Labelled, findings: tuple[Finding, ...]) -> Iterator[Record]:
-  """The records without errors, their boxes clipped."""
+  """The records without the errors that their reader let pass, and with clipped boxes where it told of some."""
   whole = {finding.item for finding in findings if finding.kind in _IMAGE_FAULTS or (
       finding.kind in _MASK_FAULTS and 'segmentation' in labelled.fields)}
   bad = {(finding.item, finding.where) for finding in findings if finding.rule.severity == 'error'}
+  over = {(finding.item, finding.where) for finding in (*labelled.findings, *findings) if finding.kind == 'box-clipped'}
   for item, record in enumerate(labelled.records):
     if item not in whole:
-      kept = tuple(each for each in record.objects if (item, each.where) not in bad)
-      yield dataclasses.replace(record, objects=_clipped(record, kept)) if record.objects else record
+      objects = tuple(_clipped(each, record, labelled.format == 'yolo') if (item, each.where) in over else each
+                      for each in record.objects if (item, each.where) not in bad)
+      yield dataclasses.replace(record, objects=objects)
 
 
-def _clipped(record: Record, objects: tuple[Object, ...]) -> tuple[Object, ...]:
+def _clipped(each: Object, record: Record, outline: bool) -> Object:
   size = record.size or image_size(record.path)
-  return tuple(dataclasses.replace(each, box=tuple(clip(each.box, size).tolist()), mask=_within(each.mask, size))
-               for each in objects)
+  mask = _within(each.mask, size) if outline else each.mask  # the boxes of YOLO's polygons are made of them
+  return dataclasses.replace(each, box=tuple(clip(each.box, size).tolist()), mask=mask)
 
 
 def _within(mask: Any, size: tuple[int, int]) -> Any:
-  """A mask whose polygons stay in the image: YOLO's boxes are made of them."""
+  """A mask whose polygons stay in the image."""
   if not mask or 'polygons' not in mask:
     return mask
   points = [np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in mask['polygons']]

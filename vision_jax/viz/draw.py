@@ -28,8 +28,8 @@ def draw_detections(image: np.ndarray, prediction: Mapping[str, Any], classes: C
 
   Args:
     image: uint8 `[H, W, 3]`.
-    prediction: `boxes [M, 4]` xyxy pixels of the image, `scores [M]`, `labels [M]`, and `valid [M]` where there are
-      empty slots.
+    prediction: `boxes [M, 4]` xyxy pixels of the image, `labels [M]`, `scores [M]` unless it is the truth that is
+      drawn, and `valid [M]` where there are empty slots.
     classes: the names of the classes.
     threshold: detections with a lower score are left out.
     truth: `boxes [n, 4]` and `labels [n]`, or None.
@@ -46,11 +46,12 @@ def draw_detections(image: np.ndarray, prediction: Mapping[str, Any], classes: C
   (96, 128, 3)
   """
   image = canvas.checked_image(image, 'draw_detections')
-  scores = np.asarray(prediction['scores'], np.float64)
+  scores = np.asarray(prediction.get('scores', np.full(len(prediction['labels']), np.inf)), np.float64)
   kept = (scores >= threshold) & np.asarray(prediction.get('valid', np.ones(scores.shape, bool)), bool)
   chosen = np.flatnonzero(kept)[np.argsort(-scores[kept], kind='stable')]
   colours = class_colours(len(classes), None)
-  found = [(box, colours[label], colours[label], f'{classes.names[label]}: {scores[i]:.2f}') for i, box, label in
+  found = [(box, colours[label], colours[label],
+            classes.names[label] + (f': {scores[i]:.2f}' if 'scores' in prediction else '')) for i, box, label in
            _drawable(prediction, chosen, image.shape[:2], classes, 'prediction')]
   true = [] if truth is None else [
     (box, _TRUTH, _TRUTH_TAG, classes.names[label]) for _, box, label in
