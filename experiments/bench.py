@@ -8,13 +8,15 @@ import launch  # first: it sets the environment that jax reads
 import platform
 
 from absl import flags
-from benches import coco_eval, ops, timing
+from benches import coco_eval, loader, ops, timing
 import jax
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list('only', [], 'Only the cases whose names begin with one of these.')
 flags.DEFINE_integer('rounds', 15, 'Turns of each side.', lower_bound=1)
 flags.DEFINE_string('peer_python', '/usr/bin/python3', 'A Python that has torchvision with its compiled operators.')
+flags.DEFINE_string('loader_peer_python', '/usr/bin/python3', 'A Python that has torchvision with transforms v2, and '
+                    'Pillow.')
 
 
 def main() -> None:
@@ -28,11 +30,13 @@ def main() -> None:
       print(timing.row(case, timing.measure(case, torch, FLAGS.rounds)), flush=True)
       shown += 1
   torch.close()
-  if not FLAGS.only or 'COCO' in FLAGS.only:
-    coco_eval.table()
-  elif not shown:
+  tables = {'COCO': coco_eval.table, 'loader': lambda: loader.table(FLAGS.loader_peer_python, FLAGS.rounds)}
+  chosen = [name for name in tables if not FLAGS.only or name in FLAGS.only]
+  for name in chosen:
+    tables[name]()
+  if not shown and not chosen:
     raise ValueError(f'--only {",".join(FLAGS.only)} fits no case; they begin with NMS, matching, RoIAlign, pairwise, '
-                     'COCO')
+                     'COCO, loader')
 
 
 if __name__ == '__main__':

@@ -5,12 +5,20 @@ Reads one JSON request a line, answers each with one line: {'prepare': function,
 
 import json
 import os
+import pathlib
 import sys
 import time
 
 import numpy as np
 import torch
-import torchvision
+
+try:
+  import torchvision
+except RuntimeError:  # its compiled operators are of another torch; it imports once two of them are declared
+  library = torch.library.Library('torchvision', 'FRAGMENT')
+  library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+  library.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+  import torchvision
 
 
 def nms(boxes, scores, iou_threshold):
@@ -36,6 +44,40 @@ def roi_align_and_gradient(features, boxes, stride):
   def run():
     features.grad = None
     torchvision.ops.roi_align(features, [boxes], 7, 1 / stride, 2, False).sum().backward()
+
+  return run
+
+
+class ImageFolder:
+  """The images of a folder, decoded by Pillow and transformed."""
+
+  def __init__(self, folder, transform):
+    self.paths, self.transform = sorted(pathlib.Path(folder).iterdir()), transform
+
+  def __len__(self):
+    return len(self.paths)
+
+  def __getitem__(self, index):
+    from PIL import Image
+    with Image.open(self.paths[index]) as image:
+      return self.transform(image.convert('RGB'))
+
+
+def load_images(folder, work, size, workers, batch_size, mean, std, tensors):
+  from torchvision.transforms import v2
+  torch.set_num_threads(1)  # one core for each worker, and one without workers
+  final = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean.tolist(), std.tolist())]
+  if work == 'crop':
+    moves = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
+  else:
+    moves, final = [v2.Resize((size * 3 // 4, size), antialias=True)], [*final, v2.Pad([0, 0, 0, size // 4])]
+  steps = [v2.PILToTensor(), *moves] if tensors else [*moves, v2.ToImage()]
+  loader = torch.utils.data.DataLoader(ImageFolder(folder, v2.Compose([*steps, *final])), batch_size=batch_size,
+                                       shuffle=work == 'crop', num_workers=workers, persistent_workers=workers > 0)
+
+  def run():
+    for _ in loader:
+      pass
 
   return run
 
