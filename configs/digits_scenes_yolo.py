@@ -9,6 +9,8 @@ What it took: one level of stride 8, which is faster and localises better here t
 an IoU of 0.4 learns a digit's class, not the best one alone; a learning rate of 0.02; scenes never seen twice.
 """
 
+from ml_collections import config_dict
+
 from configs import common
 
 
@@ -16,6 +18,7 @@ def get_config(variant: str = ''):
   return common.config(
       variant,
       task=dict(name='yolov3', box_loss='ciou', ignore_threshold=0.6, extra_match_iou=0.4,
+                voc_ap=config_dict.placeholder(str),
                 weights=dict(loss_box=8.0, loss_objectness=1.5, loss_class=2.0)),
       model=dict(name='yolov3_small', width=16, strides=(8,), anchors=(((12.0, 17.0), (17.0, 23.0), (24.0, 32.0)),)),
       data=dict(name='digit_scenes', train_size=60_000, workers=1, batch_size=16, canvas=(96, 128), max_objects=8,

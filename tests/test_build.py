@@ -132,3 +132,10 @@ def test_labels_with_errors_stop_an_experiment_unless_skipping_is_asked_for(tmp_
   experiment = build.experiment(of_files('voc', tmp_path, DETECTOR, on_error='skip'))
   assert len(experiment.train_loader.source) == 3
   assert any('Annotations/b.xml:5' in note and 'left out' in note for note in experiment.notes)
+
+
+def test_a_source_that_draws_its_images_takes_the_first_of_several_canvases():
+  data = {**DETECTOR['data'], 'canvas': ((96, 128), (64, 96)), 'canvas_every': 1, 'train_size': 40}
+  loader = build.experiment({**DETECTOR, 'data': data, 'optim': {'name': 'sgd', 'lr': 0.1}}).train_loader
+  assert loader.source.canvas == (96, 128)
+  assert {loader.batch(step)['image'].shape[1:3] for step in range(20)} == {(96, 128), (64, 96)}

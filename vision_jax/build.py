@@ -145,6 +145,8 @@ def _sources(options: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
   check_options(f'config.data ({name})', (*data_options(name), 'train_size', 'val_size'), options)
   source_options = option_names(data.SOURCES[name])
   own = {key: value for key, value in options.items() if key in source_options}
+  if isinstance(own.get('canvas', (0,))[0], Sequence):  # a source that draws its images does so in one size
+    own['canvas'] = own['canvas'][0]
   train, val = (data.create(name, split, **own, **({} if size is None else {'size': size}))
                 for split, size in sizes.items())
   if train.classes != val.classes:

@@ -21,7 +21,8 @@
 
 A batch is a dict of arrays. Every batch has `image`, `image_size`, `valid`, `index [B]` (the place in the source),
 `position [B]` (the place in the global batch), `original_size [B, 2]`, `scale [B, 2]` and `offset [B, 2]` (x, y:
-canvas = original * scale + offset). Classification adds `label [B]`, detection `boxes [B, N, 4]`, `labels [B, N]`,
+canvas = original * scale + offset). Classification adds `label [B]` and, where two images are mixed in one,
+`mixed_label [B]` and `mix [B]`, the share of `label`'s image; detection `boxes [B, N, 4]`, `labels [B, N]`,
 `boxes_valid [B, N]` and, where asked for, `masks [B, N, H, W]`, semantic segmentation `segmentation [B, H, W]` and
 `pixels_valid [B, H, W]`.
 """

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from tests.data.builders import voc_object, voc_set
+from tests.data.builders import coco_annotation, coco_image, coco_set, voc_object, voc_set
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.medium
@@ -225,3 +225,16 @@ def test_naming_other_data_on_the_command_line_leaves_out_what_the_old_data_took
   assert 'left out, as it belongs to the data digit_scenes: config.data.train_size\n' in result.stdout
   config = json.loads((tmp_path / 'run' / 'config.json').read_text())
   assert config['data']['name'] == 'voc' and config['data']['val_size'] == 1 and 'train_size' not in config['data']
+
+
+def test_the_parity_program_finds_no_difference_to_pycocotools(tmp_path):
+  pytest.importorskip('pycocotools')
+  objects = [coco_annotation(k + 1, k % 2 + 1, (7, 3)[k % 2], [1 + k, 2, 6, 5], area=30.0 + 400 * k,
+                             iscrowd=int(k == 3), segmentation=[[1 + k, 2, 7 + k, 2, 7 + k, 7, 1 + k, 7]])
+             for k in range(5)]
+  coco_set(tmp_path, objects, split='val', images=[coco_image(1, 'a.png'), coco_image(2, 'b.png')])
+  lines = program('parity', '--path', tmp_path).stdout.splitlines()
+  rows = [line.split('|')[1:-1] for line in lines if line.startswith(('| boxes', '| masks'))]
+  assert len(rows) == 24
+  assert max(float(row[-1]) for row in rows) < 1e-9  # float64 on both sides
+  assert any(float(row[2]) > 0 for row in rows)
