@@ -5,24 +5,10 @@ import re
 import numpy as np
 import pytest
 
+from tests.data.test_loader import AUGMENT, assert_equal, scenes
 from vision_jax.conventions import ClassMap
 from vision_jax.data import Digits, DigitScenes
 from vision_jax.data.loader import Loader
-
-AUGMENT = (('affine', {'degrees': 8, 'scale': (0.9, 1.1), 'translate': 0.05}), ('noise', {'deviation': 4.0}))
-
-
-def scenes(**options):
-  return Loader(DigitScenes('train', size=20), **{'batch_size': 4, 'canvas': (64, 80), 'max_objects': 8, 'seed': 3,
-                                                  'augment': AUGMENT, 'workers': 2, **options})
-
-
-def assert_equal(one, other):
-  assert set(one) == set(other)
-  for name in one:
-    assert one[name].dtype == other[name].dtype
-    np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-
 
 # --- several samples in one -----------------------------------------------------------------------------------------
 

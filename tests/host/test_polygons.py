@@ -1,30 +1,18 @@
 """COCO's polygons, pixel for pixel those of pycocotools."""
 
-import functools
-import importlib.util
-import pathlib
 import zlib
 
 import numpy as np
 import pytest
 
+from tests.golden_files import golden
 from vision_jax.host import polygons, rle
 
-GOLDEN = pathlib.Path(__file__).resolve().parent.parent / 'golden'
 TRIANGLE = [1, 1, 9, 2, 4, 7]
 
 
-@functools.cache
-def golden():
-  """The script that draws the inputs, and what pycocotools made of them."""
-  spec = importlib.util.spec_from_file_location('make_rle', GOLDEN / 'make_rle.py')
-  script = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(script)
-  return script, np.load(GOLDEN / 'rle.npz')
-
-
 def test_polygons_are_filled_as_pycocotools_does():
-  script, arrays = golden()
+  script, arrays = golden('rle')
   for case, checksum, area in zip(script.draw_polygons(), arrays['polygons'], arrays['polygon_areas']):
     found = polygons.to_rle(*case)
     assert rle.area(found) == area, case
@@ -33,13 +21,13 @@ def test_polygons_are_filled_as_pycocotools_does():
 
 def test_many_random_polygons_agree_with_pycocotools():
   coco = pytest.importorskip('pycocotools.mask')
-  for given, size in golden()[0].draw_polygons(seed=12, count=300):
+  for given, size in golden('rle')[0].draw_polygons(seed=12, count=300):
     expected = coco.merge(coco.frPyObjects(given, *size))
     assert polygons.to_rle(given, size)['counts'].encode() == expected['counts'], (given, size)
 
 
 def test_boxes_are_filled_as_pycocotools_does():
-  script, arrays = golden()
+  script, arrays = golden('rle')
   for box, size, checksum in zip(*script.draw_boxes(), arrays['boxes']):
     assert zlib.crc32(polygons.box_to_rle(box, size)['counts'].encode()) == checksum, (box, size)
 
@@ -52,7 +40,7 @@ def test_a_whole_box_is_filled_to_its_pixels():
 
 
 def test_direction_and_first_corner_do_not_matter():
-  for given, size in golden()[0].draw_polygons(seed=13, count=30):
+  for given, size in golden('rle')[0].draw_polygons(seed=13, count=30):
     points = [np.reshape(polygon, (-1, 2)) for polygon in given]
     expected = polygons.rasterise(given, size)
     np.testing.assert_array_equal(polygons.rasterise([np.roll(p, 1, axis=0) for p in points], size), expected)

@@ -1,33 +1,20 @@
 """COCO's run lengths, byte for byte those of pycocotools."""
 
-import functools
-import importlib.util
 import json
-import pathlib
 
 import numpy as np
 import pytest
 
+from tests.golden_files import golden
 from vision_jax.host import rle
-
-GOLDEN = pathlib.Path(__file__).resolve().parent.parent / 'golden'
-
-
-@functools.cache
-def golden():
-  """The script that draws the inputs, and what pycocotools made of them."""
-  spec = importlib.util.spec_from_file_location('make_rle', GOLDEN / 'make_rle.py')
-  script = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(script)
-  return script, np.load(GOLDEN / 'rle.npz')
 
 
 def strings(name):
-  return golden()[1][name].item().decode().split(' ')
+  return golden('rle')[1][name].item().decode().split(' ')
 
 
 def test_masks_are_encoded_to_the_bytes_of_pycocotools_and_come_back():
-  masks = golden()[0].draw_masks()
+  masks = golden('rle')[0].draw_masks()
   for mask, counts in zip(masks, strings('strings')):
     encoded = rle.encode(mask)
     assert encoded == {'size': list(mask.shape), 'counts': counts}
@@ -40,15 +27,15 @@ def test_masks_are_encoded_to_the_bytes_of_pycocotools_and_come_back():
 
 
 def test_area_and_box_are_those_of_pycocotools():
-  _, arrays = golden()
-  for mask, area, (x, y, w, h) in zip(golden()[0].draw_masks(), arrays['areas'], arrays['boxes_xywh']):
+  _, arrays = golden('rle')
+  for mask, area, (x, y, w, h) in zip(golden('rle')[0].draw_masks(), arrays['areas'], arrays['boxes_xywh']):
     encoded = rle.encode(mask)
     assert rle.area(encoded) == area
     assert rle.to_box(encoded).tolist() == [x, y, x + w, y + h]
 
 
 def test_merging_is_that_of_pycocotools():
-  groups = golden()[0].draw_groups()
+  groups = golden('rle')[0].draw_groups()
   for (masks, _), union, both in zip(groups, strings('unions'), strings('intersections')):
     encoded = [rle.encode(mask) for mask in masks]
     assert rle.merge(encoded)['counts'] == union
@@ -57,11 +44,11 @@ def test_merging_is_that_of_pycocotools():
 
 def test_iou_is_that_of_pycocotools_with_crowds_too():
   found = []
-  for masks, crowd in golden()[0].draw_groups():
+  for masks, crowd in golden('rle')[0].draw_groups():
     encoded = [rle.encode(mask) for mask in masks]
     found.append(rle.iou(encoded, encoded, crowd=crowd).ravel())
   # A quotient of the same two whole numbers: not a bit differs.
-  np.testing.assert_array_equal(np.concatenate(found), golden()[1]['ious'])
+  np.testing.assert_array_equal(np.concatenate(found), golden('rle')[1]['ious'])
 
 
 def test_iou_of_different_lists_is_that_of_the_pixels():
@@ -92,7 +79,7 @@ def test_long_runs_are_packed_and_unpacked():
 
 def test_many_random_masks_agree_with_pycocotools():
   coco = pytest.importorskip('pycocotools.mask')
-  for mask in golden()[0].draw_masks(seed=11, count=150)[1:]:
+  for mask in golden('rle')[0].draw_masks(seed=11, count=150)[1:]:
     expected = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
     assert rle.encode(mask)['counts'].encode() == expected['counts']
     assert coco.area(rle.encode(mask)) == mask.sum()  # it reads a str as well

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests import oracles
+from tests.losses import yolo_properties
 from vision_jax import losses
 
 GRID, CANVAS, P, K = (2, 3), (32, 60), 2, 3  # cells of 16 x 20 pixels
@@ -145,28 +146,11 @@ def test_confidence_and_classes_do_not_move_the_boxes():
 
 @pytest.mark.parametrize('junk', [np.nan, 1e9])
 def test_what_invalid_slots_and_images_hold_changes_neither_value_nor_gradient(junk):
-  outputs, boxes, labels, real = some_scene(1)
-  valid = np.array([True, True, False])
-  kept = real & valid[:, None]
-
-  def filled(value):
-    fill = lambda x, keep: np.where(keep.reshape(keep.shape + (1,) * (x.ndim - keep.ndim)), x, np.float32(value))
-    label = 0 if value == 0 else 10**9
-    return fill(outputs, valid), fill(boxes, kept), np.where(kept, labels, label).astype(np.int32), real, valid
-
-  (value, terms), gradient = loss_and_gradient()(*filled(0))
-  (same, same_terms), same_gradient = loss_and_gradient()(*filled(junk))
-  assert np.isfinite(value) and value == same
-  jax.tree.map(np.testing.assert_array_equal, (terms, gradient), (same_terms, same_gradient))
-  assert np.asarray(gradient)[0].any() and not np.asarray(gradient)[2].any()
+  yolo_properties.check_that_invalid_slots_do_not_matter(loss_and_gradient(), some_scene(1), junk)
 
 
 def test_permuted_object_slots_give_the_same_loss():
-  outputs, boxes, labels, real = some_scene(2)
-  order = np.random.default_rng(0).permutation(N)
-  found = loss_and_gradient()(outputs, boxes, labels, real, EVERYTHING)
-  same = loss_and_gradient()(outputs, boxes[:, order], labels[:, order], real[:, order], EVERYTHING)
-  jax.tree.map(np.testing.assert_array_equal, found, same)
+  yolo_properties.check_that_the_order_of_slots_does_not_matter(loss_and_gradient(), some_scene(2))
 
 
 def test_no_object_at_all_and_degenerate_objects_give_finite_values_and_gradients():

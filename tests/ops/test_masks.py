@@ -1,26 +1,21 @@
 """Boxes of masks, masks cropped for boxes and pasted into them, against torchvision, detectron2's formula and loops."""
 
 import functools
-import importlib.util
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import golden_files
 from vision_jax import ops
-
-GOLDEN = pathlib.Path(__file__).resolve().parent.parent / 'golden'
 
 
 @functools.cache
 def golden():
   """The inputs as the golden script draws them, and what torch made of them."""
-  spec = importlib.util.spec_from_file_location('make_masks', GOLDEN / 'make_masks.py')
-  script = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(script)
-  return script, script.draw(), np.load(GOLDEN / 'masks.npz')
+  script, arrays = golden_files.golden('masks')
+  return script, script.draw(), arrays
 
 
 @functools.cache
