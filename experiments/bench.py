@@ -23,10 +23,12 @@ def main() -> None:
   jax.config.update('jax_enable_compilation_cache', False)  # the last column is what compiling takes
   torch = timing.TorchPeer(FLAGS.peer_python)
   print(f'jax {jax.__version__} on {jax.device_count()} {jax.devices()[0].device_kind}, {platform.machine()}')
-  print(f'peer: {torch.about}\n\n{timing.HEADER}', flush=True)
+  print(f'peer: {torch.about}', flush=True)
   shown = 0
   for case in ops.cases():
     if not FLAGS.only or case.name.startswith(tuple(FLAGS.only)):
+      if not shown:
+        print(f'\n{timing.HEADER}')
       print(timing.row(case, timing.measure(case, torch, FLAGS.rounds)), flush=True)
       shown += 1
   torch.close()
