@@ -5,7 +5,7 @@ from ml_collections import config_dict
 # What the sources of files and of tfds take, so that any config can be turned to other data on the command line:
 # --config.data.name=voc --config.data.path=data/bccd.
 SOURCE_OPTIONS = {
-    str: ('path', 'on_error', 'annotations', 'images', 'mask_images', 'lists', 'difficult', 'values', 'names',
+    str: ('path', 'on_error', 'annotations', 'images', 'mask_images', 'lists', 'difficult', 'mask_values', 'names',
           'image_tail', 'mask_tail', 'class_name', 'dataset', 'data_dir', 'feature'),
     float: ('val_share',),
     int: ('void', 'depth'),

@@ -71,8 +71,10 @@ def chosen() -> tuple[str, dict]:
   if FLAGS.config is None:
     check_options(f'format {name}', known, given)
     given = {**({'masks': None} if 'masks' in known else {}), **given}  # None: masks, where there are some
-  if 'path' in known and not pathlib.Path(given.get('path', '')).is_dir():
-    raise ValueError(f'no such folder: {given.get("path")}; give --path, the folder of the data set')
+  if 'path' in known and not given.get('path'):
+    raise ValueError(f'--path is missing; give the folder of the {name} data set')
+  if 'path' in known and not pathlib.Path(given['path']).is_dir():
+    raise ValueError(f'no such folder: {given["path"]}; give --path, the folder of the data set')
   own = ('on_error', 'size', 'difficult')  # of the source: the checker shows everything
   return name, {key: value for key, value in given.items() if key in known and key not in own}
 

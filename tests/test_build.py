@@ -139,3 +139,9 @@ def test_a_source_that_draws_its_images_takes_the_first_of_several_canvases():
   loader = build.experiment({**DETECTOR, 'data': data, 'optim': {'name': 'sgd', 'lr': 0.1}}).train_loader
   assert loader.source.canvas == (96, 128)
   assert {loader.batch(step)['image'].shape[1:3] for step in range(20)} == {(96, 128), (64, 96)}
+
+
+def test_a_classifier_of_one_class_is_refused(tmp_path):
+  class_folders(tmp_path, {'JPEGImages': 8})
+  with pytest.raises(ValueError, match='the data has one class, JPEGImages'):
+    build.experiment(of_files('image_folder', tmp_path))

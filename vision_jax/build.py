@@ -103,6 +103,9 @@ def experiment(config: Mapping[str, Mapping[str, Any]]) -> Experiment:
   module = models.create(name, num_classes=len(classes), **options)
   name, options = _named('task', config['task'])
   task = tasks.create(name, module, classes, **options)
+  if task.kind == 'classification' and len(classes) == 1:
+    raise ValueError(f'the data has one class, {classes.names[0]}, and there is nothing to tell apart; check '
+                     'config.data.name and config.data.path')
   shard = (jax.process_index(), jax.process_count())
   defaults = {key: value for key, value in option_defaults(loop.fit).items() if key not in PROGRAM_OPTIONS}
   train_options = {**defaults, **config['train']}
@@ -111,7 +114,8 @@ def experiment(config: Mapping[str, Mapping[str, Any]]) -> Experiment:
   train_loader = Loader(train_source, fields=task.fields, seed=train_options['seed'], shard=shard, **loading)
   val_loader = Loader(val_source, fields=task.fields, shard=shard, **loading)  # which augments nothing in evaluation
   if not len(val_source):
-    raise ValueError('the validation data is empty; give config.data.val_size at least 1')
+    raise ValueError('the validation data is empty; add images to the split val, or give config.data.val_size at '
+                     'least 1')
   fit_options = _fit_options(train_options, train_loader.steps_per_epoch)
   name, options = _named('optim', config['optim'])
   schedule, options = _schedule(options, fit_options['steps'], train_loader.steps_per_epoch)

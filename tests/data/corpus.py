@@ -542,7 +542,7 @@ def half(first, second, size=SIZE):
         'mask-size masks/train/c.png: it is 12 x 16 pixels, its image 16 x 12',
         'mask-void masks/train/d.png: every pixel is void',
         keeps=[f'images/train/{name}.png' for name in 'abcd'],
-        values='ids', names=('background', 'cat'))
+        mask_values='ids', names=('background', 'cat'))
 def masks_of_other_values_and_sizes(folder):
   mask_set(folder, {'a': half(0, 1), 'b': half(0, 9), 'c': half(0, 1, SIZE[::-1]), 'd': half(255, 255)})
 
@@ -551,7 +551,7 @@ def masks_of_other_values_and_sizes(folder):
         'label-orphan masks/train/z.png: there is no image of that name',
         'image-extra images/train/b.png: there is no mask of that name',
         'mask-corrupt masks/train/c.png: not an image, or a corrupt or unknown format',
-        keeps=('images/train/a.png',), values='ids')
+        keeps=('images/train/a.png',), mask_values='ids')
 def masks_missing_and_damaged(folder):
   mask_set(folder, {'a': half(0, 1), 'b': None, 'c': half(0, 1)})
   write_mask(folder / 'masks' / 'train' / 'z.png', half(0, 1))

@@ -118,7 +118,7 @@ def test_a_mended_copy_has_no_errors_and_all_that_is_sound(case, tmp_path):
   for finding in itertools.chain(*(found.findings[split] for split in found.labelled)):
     assert any(line.startswith(f'{finding}; ') for line in lines)
   written = [split for split, records in sound.items() if records or case.format in ('coco', 'voc', 'yolo')]
-  options = {key: value for key, value in case.options.items() if key in ('masks', 'values', 'names', 'classes')}
+  options = {key: value for key, value in case.options.items() if key in ('masks', 'mask_values', 'names', 'classes')}
   again = check.check_data(case.format, {'path': copy, **options}, splits=written)
   errors = [str(each) for split in written for each in again.findings[split] if each.rule.severity == 'error']
   assert errors == (['copy (val): the split has no image'] if case.name == 'voc_val_empty' else [])
@@ -408,7 +408,7 @@ def test_the_json_has_what_the_report_has(tmp_path):
 
 def test_pixels_of_classes_are_counted_in_masks(tmp_path):
   folder = corpus.mask_set(tmp_path, {'a': corpus.half(0, 1), 'b': corpus.half(1, 255)})
-  options = {'path': folder, 'values': 'ids', 'names': ('ground', 'cat', 'dog')}
+  options = {'path': folder, 'mask_values': 'ids', 'names': ('ground', 'cat', 'dog')}
   found = check.check_data('mask_folder', options, splits=('train',))
   assert reports.statistics(found.labelled['train'], found.seen['train'])['classes'] == {'ground': 96, 'cat': 192,
                                                                                          'dog': 0}

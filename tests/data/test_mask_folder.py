@@ -82,19 +82,19 @@ def test_a_palette_is_read_by_place_and_not_by_colour(tmp_path):
   labelled = mask_folder.read('train', path=tmp_path)
   assert "taken as 'palette'" in reading_of(labelled) and labelled.classes.ids == (0, 1, 2)
   np.testing.assert_array_equal(LabelledSource(labelled)[0]['segmentation'], stripes(0, 2, 0))
-  assert mask_folder.read('train', path=tmp_path, values='palette').classes == labelled.classes
+  assert mask_folder.read('train', path=tmp_path, mask_values='palette').classes == labelled.classes
 
 
 @pytest.mark.parametrize('values', ['auto', 'binary'])
 def test_0_and_255_are_background_and_object(tmp_path, values):
   flat(tmp_path, {'a': stripes(0, 255), 'b': stripes(0)})
-  labelled = mask_folder.read('train', path=tmp_path, values=values)
+  labelled = mask_folder.read('train', path=tmp_path, mask_values=values)
   assert (labelled.classes.names, labelled.classes.ids) == (('background', 'object'), (0, 255))
   sample = LabelledSource(labelled)[0]
   np.testing.assert_array_equal(sample['segmentation'], stripes(0, 1))
   assert sample['pixels_valid'].all()
   assert kinds(labelled) == ([('mask-reading', 'masks')] if values == 'auto' else [])
-  named = mask_folder.read('train', path=tmp_path, values=values, names=('skin', 'lesion'))
+  named = mask_folder.read('train', path=tmp_path, mask_values=values, names=('skin', 'lesion'))
   assert named.classes.names == ('skin', 'lesion') and named.classes.ids == (0, 255)
 
 
@@ -107,7 +107,7 @@ def test_0_and_255_are_a_class_and_void_where_there_are_three_names(tmp_path):
 
 def test_black_and_white_masks_of_one_bit_can_be_binary(tmp_path):
   flat(tmp_path, {'a': stripes(0, 1).astype(bool), 'b': stripes(0).astype(bool)})
-  source = LabelledSource(mask_folder.read('train', path=tmp_path, values='binary'))
+  source = LabelledSource(mask_folder.read('train', path=tmp_path, mask_values='binary'))
   np.testing.assert_array_equal(source[0]['segmentation'], stripes(0, 1))
 
 
@@ -120,11 +120,11 @@ def test_16_bit_masks_hold_ids_above_255(tmp_path):
 
 def test_names_come_from_the_option_or_a_file_and_may_have_ids(tmp_path):
   flat(tmp_path, {'a': stripes(0, 2, 255), 'b': stripes(2)})
-  labelled = mask_folder.read('train', path=tmp_path, values='ids', names=('road', 'car', 'sky'))
+  labelled = mask_folder.read('train', path=tmp_path, mask_values='ids', names=('road', 'car', 'sky'))
   assert labelled.classes.names == ('road', 'car', 'sky') and labelled.findings == ()
   np.testing.assert_array_equal(LabelledSource(labelled)[0]['segmentation'], stripes(0, 2, 0))
   write_text(tmp_path / 'names.txt', 'road\ncar\n\nsky\n')
-  assert mask_folder.read('train', path=tmp_path, values='ids', names='names.txt').classes == labelled.classes
+  assert mask_folder.read('train', path=tmp_path, mask_values='ids', names='names.txt').classes == labelled.classes
   for text in ('2 open sky\n0 road\n', '2: open sky\n0: road', '0,road\n2, open sky\n'):
     write_text(tmp_path / 'ids.txt', text)
     sparse = mask_folder.read('train', path=tmp_path, names='ids.txt')
@@ -143,7 +143,7 @@ def test_a_value_without_a_class_is_an_error_and_its_image_is_left_out(tmp_path)
   assert kinds(labelled)[1] == ('mask-values', 'masks/a.png') and names_of(labelled) == ['images/b.jpg']
   with pytest.raises(ValueError, match='1 error in the labels of .*: masks/a.png: the value 3 is no class; mend it'):
     data.create('mask_folder', 'train', path=tmp_path, names=('road', 'car'))
-  unseen = LabelledSource(mask_folder.read('train', path=tmp_path, values='ids', names=('road', 'car')))
+  unseen = LabelledSource(mask_folder.read('train', path=tmp_path, mask_values='ids', names=('road', 'car')))
   with pytest.raises(ValueError, match='mask .*/masks/a.png has the value 3, which is no class'):
     unseen[0]
 
@@ -157,7 +157,7 @@ def test_void_is_an_option(tmp_path):
   assert refused(tmp_path, void=1, names=('road', 'car', 'sky')).startswith(
       "mask_folder: 1 is data.void and the id of class 'car'; give data.void another value")
   flat(tmp_path / 'blank', {'a': stripes(255), 'b': stripes(255)})
-  assert refused(tmp_path / 'blank', values='ids').startswith(
+  assert refused(tmp_path / 'blank', mask_values='ids').startswith(
       'mask_folder: the masks have no value but that of void, 255; give data.void')
 
 
@@ -189,7 +189,7 @@ def test_folders_of_train_and_val_divide_the_data(tmp_path, images, masks, val):
 def test_lists_divide_the_data_and_name_images_with_or_without_folder_and_suffix(tmp_path):
   flat(tmp_path, {name: stripes(0, 1) for name in 'abcde'} | {'bare': None})
   write_text(tmp_path / 'train.txt', 'd\nimages/a.jpg\n\nb.jpg\nnowhere\nbare\nd\n')
-  labelled = mask_folder.read('train', path=tmp_path, values='ids', names=('road', 'car'))
+  labelled = mask_folder.read('train', path=tmp_path, mask_values='ids', names=('road', 'car'))
   assert names_of(labelled) == ['images/d.jpg', 'images/a.jpg', 'images/b.jpg']
   assert [(kind, where) for kind, where in kinds(labelled)] == [
       ('image-missing', 'train.txt:5'), ('image-id-twice', 'train.txt:7'), ('label-missing', 'images/bare.jpg')]
@@ -252,11 +252,11 @@ def test_a_layout_or_option_that_cannot_be_is_answered_in_one_line(tmp_path):
                                'masks/train or masks, or give data.mask_images')
   write_mask(tmp_path / 'masks' / 'b.png', stripes(0))
   assert refused(tmp_path).startswith('mask_folder: no image of split train in ROOT has a mask; a mask is named as ')
-  assert refused(tmp_path, values='colour') == (
-      "mask_folder: data.values is 'colour'; it is one of auto, ids, palette, binary")
+  assert refused(tmp_path, mask_values='colour') == (
+      "mask_folder: data.mask_values is 'colour'; it is one of auto, ids, palette, binary")
   flat(tmp_path, {'a': stripes(0, 255), 'c': stripes(0)})
-  assert refused(tmp_path, values='binary', names=('a', 'b', 'c')).startswith(
-      "mask_folder: data.names has 3 names and data.values is 'binary'; give two")
+  assert refused(tmp_path, mask_values='binary', names=('a', 'b', 'c')).startswith(
+      "mask_folder: data.names has 3 names and data.mask_values is 'binary'; give two")
   Image.fromarray(stripes(0, 255)).save(tmp_path / 'masks' / 'a.jpg')
   (tmp_path / 'masks' / 'a.png').unlink()
   assert refused(tmp_path).startswith('mask_folder: ROOT/masks/a.jpg is a JPEG (1 of the masks are), which changes ')

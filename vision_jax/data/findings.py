@@ -129,7 +129,7 @@ KINDS: dict[str, Kind] = {
     'mask-void': Kind('warning', 'every pixel of a mask image is void', 'the image is used and teaches nothing',
                       'draw the mask, or take the image out'),
     'mask-reading': Kind('note', 'how the values of mask images were understood', 'the masks are read so',
-                         'if they mean something else, say it with data.values'),
+                         'if they mean something else, say it with data.mask_values'),
 }
 
 

@@ -57,7 +57,7 @@ class _Look(NamedTuple):
 
 
 def read(split: str, *, path: str | os.PathLike[str], images: Place = None, mask_images: Place = None,
-         lists: Place = None, values: str = 'auto', names: str | Sequence[str] | None = None,
+         lists: Place = None, mask_values: str = 'auto', names: str | Sequence[str] | None = None,
          void: int | Sequence[int] | None = 255, image_tail: str = '', mask_tail: str = '',
          val_share: float = 0.2) -> Labelled:
   """Reads one split of a folder of images with a mask image for each.
@@ -71,8 +71,9 @@ def read(split: str, *, path: str | os.PathLike[str], images: Place = None, mask
       out.
     mask_images: the folder of the masks, in the same manner.
     lists: the text files with the names of a split's images, one a line, in the same manner. Found when left out.
-    values: what the value of a pixel means. 'ids': it is the id of its class. 'palette': its place in the palette is.
-      'binary': 0 is background and 255 (or 1) the object. 'auto' looks at the masks, and a finding says what it took.
+    mask_values: what the value of a pixel means. 'ids': it is the id of its class. 'palette': its place in the palette
+      is. 'binary': 0 is background and 255 (or 1) the object. 'auto' looks at the masks, and a finding says what it
+      took.
     names: of the classes, for the ids 0, 1, ...; or a text file below `path` with a name, or an id and a name, in each
       line. When left out the classes are the values in the masks of both splits, ascending, which means to read all of
       them; with names it is done when an image is asked for.
@@ -93,8 +94,8 @@ def read(split: str, *, path: str | os.PathLike[str], images: Place = None, mask
   `mask_images='gtFine/{split}', mask_tail='_gtFine_labelTrainIds'`.
   """
   root = check_folder('mask_folder', path)
-  if values not in VALUES:
-    raise ValueError(f'mask_folder: data.values is {values!r}; it is one of {", ".join(VALUES)}')
+  if mask_values not in VALUES:
+    raise ValueError(f'mask_folder: data.mask_values is {mask_values!r}; it is one of {", ".join(VALUES)}')
   folders = _Folders(root, images, mask_images, lists, image_tail, mask_tail, val_share)
   findings: list[Finding] = []
   pairs = folders.pairs(check_split('mask_folder', split), findings)
@@ -105,9 +106,9 @@ def read(split: str, *, path: str | os.PathLike[str], images: Place = None, mask
                              (pairs if each == split else folders.others(each))))
   _refuse_lossy(every)
   given = None if names is None else named_classes(names, root)
-  looks = _looks(every, values, given)
-  kind = values
-  if values == 'auto':
+  looks = _looks(every, mask_values, given)
+  kind = mask_values
+  if mask_values == 'auto':
     kind, why = _kind(looks.values(), given)
     findings.append(Finding('mask-reading', relative_name(folders.folder('masks', split), root), why))
   classes, table = _meaning(kind, looks.values(), given, void)
@@ -281,8 +282,8 @@ def _meaning(kind: str, looks: Iterable[_Look], names: ClassMap | None,
   if kind == 'binary':
     given = ('background', 'object') if names is None else names.names
     if len(given) != 2:
-      raise ValueError(f"mask_folder: data.names has {len(given)} names and data.values is 'binary'; give two, of the "
-                       'background and the object')
+      raise ValueError(f"mask_folder: data.names has {len(given)} names and data.mask_values is 'binary'; give two, of "
+                       'the background and the object')
     return ClassMap(given, (0, 255)), dict(_BINARY)
   outside = set() if void is None else {void} if isinstance(void, int) else set(void)
   if names is None:
