@@ -11,6 +11,8 @@ import pytest
 from tests.golden import make_detector_losses
 from vision_jax import losses
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / 'golden' / 'detector_losses.npz')
 KEY = np.array([0, 7], np.uint32)
 IMAGE_SIZE = np.array([[60, 90], [64, 80]], np.float32)

@@ -13,6 +13,8 @@ from tests import oracles
 from tests.golden import make_losses
 from vision_jax import losses
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'losses.npz'
 MINING = {'hard': (losses.batch_hard_triplet_loss, oracles.batch_hard),
           'semi_hard': (losses.semi_hard_triplet_loss, oracles.semi_hard)}

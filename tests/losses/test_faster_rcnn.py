@@ -11,6 +11,8 @@ import pytest
 from tests.golden import make_detector_losses
 from vision_jax import losses
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / 'golden' / 'detector_losses.npz')
 PREDICTIONS, REST = make_detector_losses.draw('roi')
 LABELS = REST['labels'] - 1  # torchvision's 0 is the background

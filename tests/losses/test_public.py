@@ -138,6 +138,7 @@ def test_every_public_function_has_a_call_here():
   assert set(CALLS) == set(FUNCTIONS)
 
 
+@pytest.mark.medium  # a compilation or two for each name
 @pytest.mark.parametrize('name', sorted(CALLS))
 def test_every_public_function_gives_the_same_under_jit_and_under_vmap(name):
   arrays, options = CALLS[name]

@@ -11,6 +11,8 @@ from tests import oracles
 from tests.losses import yolo_properties
 from vision_jax import losses
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 GRID, CANVAS, P, K = (2, 3), (32, 60), 2, 3  # cells of 16 x 20 pixels
 B, N = 3, 5
 PLACES = list(np.ndindex(*GRID, P))

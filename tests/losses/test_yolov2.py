@@ -11,6 +11,8 @@ from tests import oracles
 from tests.losses import yolo_properties
 from vision_jax import losses
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 ANCHORS, STRIDE, CANVAS, K = ((6.0, 9.0), (14.0, 8.0), (30.0, 24.0)), 8, (16, 32), 3
 B, N = 3, 5
 EVERYTHING = np.ones(B, bool)

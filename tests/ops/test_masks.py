@@ -10,6 +10,8 @@ import pytest
 from tests import golden_files
 from vision_jax import ops
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 
 @functools.cache
 def golden():

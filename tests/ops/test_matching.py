@@ -14,6 +14,8 @@ from tests import oracles
 from vision_jax import ops
 from vision_jax.ops import matching
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 SOLVERS = 'host', 'device'
 both_solvers = pytest.mark.parametrize('solver', SOLVERS)
 

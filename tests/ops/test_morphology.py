@@ -10,6 +10,8 @@ from scipy import ndimage
 
 from vision_jax import ops
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 STRUCTURES = {4: ndimage.generate_binary_structure(2, 1), 8: np.ones((3, 3), bool)}
 SHAPE = (24, 31)
 MORPHOLOGY = 'binary_dilation', 'binary_erosion', 'binary_opening', 'binary_closing'

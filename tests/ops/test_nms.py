@@ -13,6 +13,8 @@ from tests.golden import make_nms
 from vision_jax import ops
 from vision_jax.ops.nms import _greedy, _rounded_down
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 N = 20  # picked one by one
 MANY = 150  # the last by blocks
 DIGESTS = np.load(pathlib.Path(make_nms.__file__).with_name('nms.npz'))

@@ -12,6 +12,8 @@ from tests.golden import make_roi
 from vision_jax import ops
 from vision_jax.ops.roi import bin_weights
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / 'golden' / 'roi.npz')
 QUICK = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 ON_MAP = {'stride': make_roi.STRIDE, 'output_size': make_roi.OUTPUT_SIZE}
