@@ -1,4 +1,4 @@
-"""The layers that all models share: one convolution, one factory of normalisations, pools, upsampling, a block.
+"""The layers that all models share: one convolution, one factory of normalisations, pools, upsampling, blocks.
 
 Units: images and feature maps are `[B, H, W, C]`; padding, stride and dilation are in pixels and mean what torch means
 by them, an explicit number at each border. Kernels are HWIO, and those of transposed convolutions HWOI, so that one
@@ -186,7 +186,8 @@ def _tile_pixels(x: Array, kernel: Array) -> Array:
   return tiles.reshape(b, h * kh, w * kw, features)
 
 
-def max_pool(x: Array, window: Size, *, stride: Size | None = None, padding: Padding = 0) -> Array:
+def max_pool(x: Array, window: Size, *, stride: Size | None = None, padding: Padding = 0,
+             ceil_mode: bool = False) -> Array:
   """Maximum over windows, the border padded with -inf, as torch does.
 
   Where the windows neither overlap nor stick out, it is a maximum over an axis, whose gradient is much cheaper
@@ -197,34 +198,86 @@ def max_pool(x: Array, window: Size, *, stride: Size | None = None, padding: Pad
     window: pixels, one number or (h, w).
     stride: pixels; the window when left out.
     padding: less than the window, one number, (h, w) or ((top, bottom), (left, right)).
+    ceil_mode: whether a last window that sticks out at the bottom or right counts; it must begin inside the image or
+      its top or left padding.
 
   Returns:
-    `[B, h, w, C]`, `h = floor((H + top + bottom - window) / stride) + 1`.
+    `[B, h, w, C]`, `h = floor((H + top + bottom - window) / stride) + 1`, or with `ceil_mode` the ceiling of it.
 
   >>> max_pool(-jnp.ones((1, 7, 9, 2)), 3, stride=2, padding=1)[0, :2, :2, 0].tolist()
   [[-1.0, -1.0], [-1.0, -1.0]]
+  >>> max_pool(jnp.ones((1, 6, 8, 2)), 3, stride=2, ceil_mode=True).shape
+  (1, 3, 4, 2)
   """
   window, pads = pair(window), pad_pairs(padding)
   stride = window if stride is None else pair(stride)
+  if ceil_mode:
+    pads = tuple(_ceil_pads(*sizes) for sizes in zip(x.shape[1:3], window, stride, pads, strict=True))
   if stride == window and pads == ((0, 0), (0, 0)):
     return _windows(x, window).max((2, 4))
   return nn.max_pool(x, window, stride, pads)
 
 
-def avg_pool(x: Array, window: Size) -> Array:
-  """Mean over windows that do not overlap; rows and columns left over at the end are dropped, as in torch.
+def _ceil_pads(size: int, window: int, stride: int, pads: tuple[int, int]) -> tuple[int, int]:
+  """The padding with which the last window, if it begins inside the image or the padding before it, is whole."""
+  before, after = pads
+  count = -(-(size + before + after - window) // stride) + 1
+  count -= (count - 1) * stride >= size + before
+  return before, max(after, (count - 1) * stride + window - size - before)
+
+
+def avg_pool(x: Array, window: Size, *, stride: Size | None = None, padding: Padding = 0) -> Array:
+  """Mean over windows; the zeros of the padding count, and what is left over at the end is dropped, as in torch.
 
   Args:
     x: `[B, H, W, C]`.
     window: pixels, one number or (h, w).
+    stride: pixels; the window when left out.
+    padding: one number, (h, w) or ((top, bottom), (left, right)).
 
   Returns:
-    `[B, H // window, W // window, C]`.
+    `[B, h, w, C]`, `h = floor((H + top + bottom - window) / stride) + 1`.
 
   >>> avg_pool(jnp.arange(16.).reshape(1, 4, 4, 1), 2)[0, :, :, 0].tolist()
   [[2.5, 4.5], [10.5, 12.5]]
   """
-  return _windows(x, pair(window)).mean((2, 4))
+  window, pads = pair(window), pad_pairs(padding)
+  stride = window if stride is None else pair(stride)
+  if stride == window and pads == ((0, 0), (0, 0)):
+    return _windows(x, window).mean((2, 4))
+  return nn.avg_pool(x, window, stride, pads)
+
+
+def adaptive_avg_pool(x: Array, size: Size) -> Array:
+  """Mean over bins that cover the map, as torch's: bin i goes from floor(i H / h) to ceil((i + 1) H / h).
+
+  Args:
+    x: `[B, H, W, C]`.
+    size: (h, w) of the result, or one number for both.
+
+  Returns:
+    `[B, h, w, C]`.
+
+  >>> adaptive_avg_pool(jnp.arange(5.).reshape(1, 1, 5, 1), (1, 3))[0, 0, :, 0].tolist()
+  [0.5, 2.0, 3.5]
+  """
+  for axis, count in zip((1, 2), pair(size), strict=True):
+    length = x.shape[axis]
+    bins = [slice(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
+    index = (slice(None),) * axis
+    x = x if length == count else jnp.stack([x[(*index, part)].mean(axis) for part in bins], axis)
+  return x
+
+
+def global_avg_pool(x: Array) -> Array:
+  """The mean of all pixels, `[B, C]`, from `[B, H, W, C]`.
+
+  Min Lin et al., Network in Network, arXiv 1312.4400, section 3.2.
+
+  >>> global_avg_pool(jnp.ones((2, 5, 3, 4))).shape
+  (2, 4)
+  """
+  return x.mean((1, 2))
 
 
 def _windows(x: Array, window: tuple[int, int]) -> Array:
@@ -330,14 +383,15 @@ class ConvNorm(nn.Module):
   Args:
     features, kernel_size, stride, dilation, groups: as in `Conv`.
     padding: as in `Conv`; when left out, what keeps the size at stride 1.
-    norm: as in `make_norm`.
+    norm, eps, momentum: as in `make_norm`.
     activation: a function, or None.
     use_bias: when left out, only without a normalisation.
     dtype: the compute dtype.
     kernel_init: initialiser of the kernel.
+    parts: the names of the convolution and of the normalisation; torchvision often numbers them ('0', '1').
 
   Returns:
-    `[B, h, w, features]` in `dtype`. The parts are called `conv` and `bn`.
+    `[B, h, w, features]` in `dtype`.
 
   >>> layer = ConvNorm(8, 3, stride=2)
   >>> jax.eval_shape(layer.init_with_output, jax.random.key(0), jnp.zeros((1, 6, 9, 4)))[0].shape
@@ -355,6 +409,9 @@ class ConvNorm(nn.Module):
   use_bias: bool | None = None
   dtype: Any = jnp.float32
   kernel_init: Callable = he_fan_in
+  eps: float = 1e-5
+  momentum: float = 0.9
+  parts: tuple[str, str] = ('conv', 'bn')
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool = False) -> Array:
@@ -363,6 +420,81 @@ class ConvNorm(nn.Module):
       padding = tuple(d * (k - 1) // 2 for k, d in zip(pair(self.kernel_size), pair(self.dilation), strict=True))
     use_bias = self.norm == 'none' if self.use_bias is None else self.use_bias
     x = Conv(self.features, self.kernel_size, self.stride, padding, self.dilation, self.groups, use_bias, self.dtype,
-             self.kernel_init, name='conv')(x)
-    x = make_norm(self.norm, self.features, train=train, dtype=self.dtype, name='bn')(x)
+             self.kernel_init, name=self.parts[0])(x)
+    x = make_norm(self.norm, self.features, train=train, dtype=self.dtype, eps=self.eps, momentum=self.momentum,
+                  name=self.parts[1])(x)
     return x if self.activation is None else self.activation(x)
+
+
+class FlatDense(nn.Module):
+  """A fully connected layer on a whole map, for heads that torch writes as flatten and Linear (AlexNet, VGG).
+
+  Args:
+    features: numbers that come out.
+    dtype: the compute dtype; parameters stay float32.
+    kernel_init: an initialiser.
+
+  Returns:
+    `[B, features]` in `dtype`, from `[B, h, w, C]`. Parameters: `flat_kernel [h, w, C, features]`, so that the order of
+    torch's flattening (C, h, w) is plain to whoever carries weights over, and `bias`.
+
+  >>> layer = FlatDense(8)
+  >>> y, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), jnp.zeros((2, 7, 7, 4)))
+  >>> y.shape, variables['params']['flat_kernel'].shape
+  ((2, 8), (7, 7, 4, 8))
+  """
+
+  features: int
+  dtype: Any = jnp.float32
+  kernel_init: Callable = linear_init
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    kernel = self.param('flat_kernel', self.kernel_init, (*x.shape[1:], self.features), jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+    x = x.astype(self.dtype).reshape(x.shape[0], -1) @ kernel.reshape(-1, self.features).astype(self.dtype)
+    return x + bias.astype(self.dtype)
+
+
+class SqueezeExcite(nn.Module):
+  """Scales each channel by what two fully connected layers make of the means of all channels.
+
+  Args:
+    features: numbers between the two layers, `fc1` and `fc2`.
+    activation: after the first.
+    gate: after the second.
+    dtype: the compute dtype.
+
+  Returns:
+    `[B, H, W, C]` in `dtype`. The layers are 1x1 convolutions in torchvision, so their kernels are `[1, 1, I, O]`.
+
+  Jie Hu et al., Squeeze-and-Excitation Networks, arXiv 1709.01507, section 3.
+
+  >>> layer = SqueezeExcite(2)
+  >>> jax.eval_shape(layer.init_with_output, jax.random.key(0), jnp.zeros((1, 5, 3, 8)))[0].shape
+  (1, 5, 3, 8)
+  """
+
+  features: int
+  activation: Callable = nn.relu
+  gate: Callable = nn.sigmoid
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    x = x.astype(self.dtype)
+    means = x.mean((1, 2), keepdims=True)
+    hidden = self.activation(Conv(self.features, 1, dtype=self.dtype, name='fc1')(means))
+    return x * self.gate(Conv(x.shape[-1], 1, dtype=self.dtype, name='fc2')(hidden))
+
+
+def make_divisible(value: float, divisor: int = 8) -> int:
+  """The multiple of `divisor` next to `value`, at least `divisor`, and never more than a tenth below `value`.
+
+  Mark Sandler et al., MobileNetV2, arXiv 1801.04381: how widths are rounded in its published code.
+
+  >>> make_divisible(33.6), make_divisible(12), make_divisible(3)
+  (32, 16, 8)
+  """
+  rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+  return rounded + divisor if rounded < 0.9 * value else rounded
