@@ -209,3 +209,67 @@ def test_conv_norm_adds_a_bias_only_without_a_norm():
 def test_groups_that_do_not_divide_the_channels_are_refused():
   with pytest.raises(ValueError, match='3 groups must divide 4 channels in and 6 out'):
     layers.Conv(6, groups=3).init(jax.random.key(0), jnp.zeros((1, 4, 4, 4)))
+
+
+def slow_pool(x, window, stride, pads, reduce, fill):
+  """The reduction of every window of `[B, H, W, C]`, one output at a time, without any remainder."""
+  x = np.pad(x.astype(np.float64), ((0, 0), *pads, (0, 0)), constant_values=fill)
+  h, w = (x.shape[1] - window) // stride + 1, (x.shape[2] - window) // stride + 1
+  return np.stack([np.stack([reduce(x[:, i * stride:i * stride + window, j * stride:j * stride + window], (1, 2))
+                             for j in range(w)], 1) for i in range(h)], 1)
+
+
+@pytest.mark.parametrize(('size', 'window', 'stride', 'padding', 'expected'), [
+    # torch: ceil((size + 2 p - window) / stride) + 1, less one where the last window would begin in the padding after.
+    (6, 3, 2, 0, 3), (7, 3, 2, 0, 3), (112, 3, 2, 0, 56), (5, 2, 2, 0, 3), (4, 2, 2, 1, 3), (5, 3, 3, 1, 2),
+    (2, 2, 3, 1, 1), (3, 1, 2, 0, 2)])
+def test_ceil_mode_counts_the_windows_that_begin_inside(size, window, stride, padding, expected):
+  x = normal(1, size, size, 2) - 10
+  found = layers.max_pool(x, window, stride=stride, padding=padding, ceil_mode=True)
+  assert found.shape == (1, expected, expected, 2)
+  end = (expected - 1) * stride + window - size - padding
+  truth = slow_pool(x, window, stride, ((padding, max(0, end)),) * 2, np.max, -np.inf)
+  np.testing.assert_array_equal(found, truth[:, :expected, :expected])
+
+
+@pytest.mark.parametrize(('window', 'stride', 'padding'), [(3, 1, 1), (3, 2, 1), (2, 2, 0), (5, 3, 0)])
+def test_average_pool_counts_the_padding_as_zeros(window, stride, padding):
+  x = normal(2, 7, 8, 3)
+  truth = slow_pool(x, window, stride, ((padding, padding),) * 2, np.mean, 0)
+  np.testing.assert_allclose(layers.avg_pool(x, window, stride=stride, padding=padding), truth, atol=1e-6)
+
+
+@pytest.mark.parametrize(('size', 'bins'), [((7, 5), (7, 5)), ((13, 9), (6, 6)), ((3, 2), (7, 7)), ((8, 12), (2, 3))])
+def test_adaptive_pool_has_torch_bins(size, bins):
+  x = normal(1, *size, 2)
+  found = layers.adaptive_avg_pool(x, bins)
+  for i, j in itertools.product(*map(range, bins)):
+    (top, bottom), (left, right) = ((k * n // b, -(-(k + 1) * n // b)) for k, n, b in zip((i, j), size, bins,
+                                                                                         strict=True))
+    np.testing.assert_allclose(found[0, i, j], x[0, top:bottom, left:right].mean((0, 1)), atol=1e-6)
+
+
+def test_global_pool_is_the_adaptive_one_with_a_single_bin():
+  x = normal(2, 5, 7, 3)
+  np.testing.assert_allclose(layers.global_avg_pool(x), layers.adaptive_avg_pool(x, 1)[:, 0, 0], atol=1e-6)
+
+
+def test_flat_dense_is_a_dense_layer_on_the_flattened_map():
+  x, layer = normal(2, 3, 4, 5), layers.FlatDense(6)
+  params = {'flat_kernel': normal(3, 4, 5, 6), 'bias': normal(6)}
+  truth = np.einsum('bhwc,hwco->bo', x.astype(np.float64), params['flat_kernel']) + params['bias']
+  np.testing.assert_allclose(layer.apply({'params': params}, x), truth, atol=2e-5)  # 60 products
+
+
+def test_squeeze_excite_scales_channels_by_their_means():
+  x, layer = normal(2, 3, 4, 6), layers.SqueezeExcite(2)
+  params = {'fc1': {'kernel': normal(1, 1, 6, 2), 'bias': normal(2)},
+            'fc2': {'kernel': normal(1, 1, 2, 6), 'bias': normal(6)}}
+  hidden = np.maximum(x.mean((1, 2)) @ params['fc1']['kernel'][0, 0] + params['fc1']['bias'], 0)
+  gate = 1 / (1 + np.exp(-(hidden @ params['fc2']['kernel'][0, 0] + params['fc2']['bias'])))
+  np.testing.assert_allclose(layer.apply({'params': params}, x), x * gate[:, None, None], atol=1e-5)
+
+
+@pytest.mark.parametrize(('value', 'expected'), [(16 * 0.35, 8), (32 * 1.4, 48), (24 * 0.75, 24), (96 * 0.5, 48)])
+def test_widths_are_rounded_to_eights_but_never_a_tenth_down(value, expected):
+  assert layers.make_divisible(value) == expected
