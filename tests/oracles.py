@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -439,3 +440,11 @@ def best_matching(cost) -> tuple[int, float]:
     pairs = [cost[q, n] for n, q in enumerate(chosen)]
     tried.append((sum(not math.isfinite(c) for c in pairs), sum(c for c in pairs if math.isfinite(c))))
   return min(tried)
+
+
+def batch_norm(x, variables, name: str, eps: float = 1e-5) -> np.ndarray:
+  """BatchNorm in test mode with the variables of the layer `name`, a path such as 'f/a/1', in float64."""
+  params, statistics = (functools.reduce(lambda tree, key: tree[key], name.split('/'), variables[kind])
+                        for kind in ('params', 'batch_stats'))
+  x = (np.asarray(x, np.float64) - statistics['mean']) / np.sqrt(np.asarray(statistics['var'], np.float64) + eps)
+  return x * params['scale'] + params['bias']

@@ -13,6 +13,19 @@ def shapes(model, *size: int, method=None):
                         jnp.zeros(size))
 
 
+def maps(model, *size: int, **options) -> list[tuple[str, tuple[int, ...]]]:
+  """(name, shape) of the feature maps of a model, in the order in which `features` gives them."""
+  names = []
+
+  def features(key, x):
+    found = model.init_with_output(key, x, method='features', **options)[0]
+    names.extend(found)
+    return list(found.values())
+
+  leaves = jax.eval_shape(features, jax.random.key(0), jnp.zeros(size))
+  return [(name, leaf.shape) for name, leaf in zip(names, leaves, strict=True)]
+
+
 def variables(model, x, seed: int = 0):
   """Kernels with He's variance, scales and variances in 0.5 to 1.5, everything else small."""
   rng = np.random.default_rng(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 
 import flax.linen as nn
@@ -11,22 +12,36 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.golden_files import FOLDER
 from tests.models import drawn
 from vision_jax import models
+from vision_jax.models.classification.convnext import ConvNeXt
+from vision_jax.models.classification.densenet import DenseNet
+from vision_jax.models.classification.efficientnet import EfficientNet, Stage
+from vision_jax.models.classification.googlenet import GoogLeNet
+from vision_jax.models.classification.inception import InceptionB, InceptionV3
 from vision_jax.models.classification.lenet import SparseConv
+from vision_jax.models.classification.mnasnet import MNASNet
+from vision_jax.models.classification.mobilenetv1 import MobileNetV1
+from vision_jax.models.classification.mobilenetv2 import MobileNetV2
+from vision_jax.models.classification.mobilenetv3 import MobileNetV3, Row
+from vision_jax.models.classification.maxvit import MaxViT
+from vision_jax.models.classification.regnet import RegNet
 from vision_jax.models.classification.resnet import ResNet
+from vision_jax.models.classification.shufflenet import ShuffleNet
+from vision_jax.models.classification.swin import Swin
+from vision_jax.models.classification.vgg import VGG
+from vision_jax.models.classification.vit import ViT
 from vision_jax.models.layers import Conv, ConvTranspose
 from vision_jax.models.segmentation.unet import UNet
 
-# Parameters, exact, with the options and channels in of the published count where there is one.
+# Parameters, exact, with the options and channels in of the published count where there is one. What torchvision has is
+# counted in test_published.py.
 COUNTS = {
     'lenet5': ({}, 3, 61_706),
     'lenet5_original': ({}, 3, 60_000),
-    'resnet18': ({}, 3, 11_689_512),
-    'resnet34': ({}, 3, 21_797_672),
-    'resnet50': ({}, 3, 25_557_032),
-    'resnet101': ({}, 3, 44_549_160),
-    'resnet152': ({}, 3, 60_192_808),
+    'alexnet_original': ({}, 3, 60_965_224),  # the sum of section 3's layers
+    'mobilenet_v1': ({}, 3, 4_231_976),  # timm's mobilenetv1_100
     'yolov3_small': ({'num_classes': 10}, 3, 526_666),
     'unet': ({}, 1, 31_030_658),
     'unet_small': ({'num_classes': 11}, 3, 485_243),
@@ -37,11 +52,34 @@ SMALL = {
     'lenet5_original': (models.MODELS['lenet5_original'], (32, 32)),
     'resnet basic': (functools.partial(ResNet, 'basic', (1, 1), width=8, stem='small', num_classes=5), (8, 12)),
     'resnet bottleneck': (functools.partial(ResNet, 'bottleneck', (1, 1), width=8, num_classes=5), (16, 24)),
+    'densenet': (functools.partial(DenseNet, 4, (1, 2), num_classes=5), (16, 24)),
+    'shufflenet': (functools.partial(ShuffleNet, (8, 12, 16), (2, 1), num_classes=5), (16, 24)),
+    'regnet': (functools.partial(RegNet, 2, 8, 8.0, 2.0, 4, 0.25, num_classes=5), (16, 24)),
+    'alexnet': (functools.partial(models.MODELS['alexnet_original'], hidden=8, num_classes=5, dropout=0.0), (64, 75)),
+    'vgg': (functools.partial(VGG, (1,) * 5, width=4, hidden=8, norm='batch', num_classes=5, dropout=0.0), (32, 64)),
+    'squeezenet': (functools.partial(models.MODELS['squeezenet1_1'], num_classes=5, dropout=0.0), (24, 32)),
+    'googlenet': (functools.partial(GoogLeNet, ((('3a', (4, 2, 4, 2, 4, 4)),),), num_classes=5, dropout=0.0), (16, 24)),
+    'inception v3': (functools.partial(InceptionV3, ((('6a', InceptionB),),), num_classes=5, aux=False, dropout=0.0),
+                     (75, 80)),
+    'mobilenet v1': (functools.partial(MobileNetV1, ((8, 1), (16, 1)), num_classes=5, width_mult=0.5), (16, 24)),
+    'mobilenet v2': (functools.partial(MobileNetV2, ((1, 8, 1, 1), (2, 8, 2, 2)), num_classes=5, width_mult=0.25,
+                                       dropout=0.0), (16, 24)),
+    'mobilenet v3': (functools.partial(MobileNetV3, (Row(3, 16, 8, True, False, 2), Row(5, 24, 8, False, True, 1)), 16,
+                                       num_classes=5, width_mult=0.5, dropout=0.0), (16, 24)),
+    'mnasnet': (functools.partial(MNASNet, 0.25, ((2, 3, 32, 2, 2),), num_classes=5, dropout=0.0), (16, 24)),
+    'efficientnet': (functools.partial(EfficientNet, 8, (Stage(True, 2, 3, 2, 8, 2), Stage(False, 2, 3, 1, 8, 2)), 16,
+                                       num_classes=5, dropout=0.0, stochastic_depth=0.0), (16, 24)),
+    'convnext': (functools.partial(ConvNeXt, (4, 8), (1, 1), num_classes=5, stochastic_depth=0.0), (16, 24)),
+    'vit': (functools.partial(ViT, 4, 2, 2, 8, 16, num_classes=5, image_size=(8, 12)), (8, 12)),
+    'swin': (functools.partial(Swin, 1, 4, (2, 1), (1, 2), 2, num_classes=5, stochastic_depth=0.0), (16, 24)),
+    'maxvit': (functools.partial(MaxViT, 4, (4, 8), (1, 1), 4, num_classes=5, partition_size=2, stochastic_depth=0.0),
+               (16, 32)),
     'yolov3': (functools.partial(models.MODELS['yolov3_small'], width=4, num_classes=2), (32, 48)),
     'unet': (functools.partial(UNet, width=4, depth=1, norm='batch'), (16, 24)),
     'unet strided': (functools.partial(UNet, width=4, depth=1, norm='batch', stem_stride=2), (16, 24)),
 }
-NORMED = ('resnet basic', 'yolov3', 'unet strided')
+NORMED = ('resnet basic', 'densenet', 'shufflenet', 'regnet', 'vgg', 'googlenet', 'inception v3',
+          'mobilenet v1', 'mobilenet v2', 'mobilenet v3', 'mnasnet', 'efficientnet', 'maxvit', 'yolov3', 'unet strided')
 
 
 def count(tree) -> int:
@@ -56,16 +94,18 @@ def small(name: str):
   return make(), drawn.variables(make(), x), x
 
 
-@pytest.mark.parametrize('name', models.names())
+@pytest.mark.parametrize('name', COUNTS)
 def test_every_model_has_exactly_the_parameters_of_its_row(name):
-  assert name in COUNTS, f'{name} has no row in COUNTS: add its exact number of parameters'
   options, channels, parameters = COUNTS[name]
-  variables = drawn.shapes(models.create(name, **options), 1, 32, 32, channels)[1]
+  variables = drawn.shapes(models.create(name, **options), 1, 64, 64, channels)[1]
   assert count(variables['params']) == parameters
 
 
-def test_no_row_outlives_its_model():
-  assert set(COUNTS) == set(models.names())
+def test_every_model_has_its_count_here_or_in_the_table_of_the_published_ones():
+  published = json.loads((FOLDER / 'torchvision_models.json').read_text(encoding='utf-8'))
+  missing = set(models.names()) - set(COUNTS) - set(published)
+  assert not missing, f'add the exact number of parameters of {", ".join(sorted(missing))} to COUNTS'
+  assert set(COUNTS) | set(published) == set(models.names()) and not set(COUNTS) & set(published)
 
 
 @pytest.mark.parametrize('name', SMALL)
@@ -148,7 +188,8 @@ def test_an_unknown_model_or_option_is_answered_with_what_is_close():
 
 
 def test_options_are_what_create_accepts_and_not_what_makes_a_row():
-  assert models.options('resnet50') == ('num_classes', 'stem', 'width', 'norm', 'zero_init_last', 'dtype')
+  assert models.options('resnet50') == ('num_classes', 'stem', 'width', 'norm', 'zero_init_last', 'stochastic_depth',
+                                        'output_stride', 'dtype')
   assert models.options('yolov3_small')[:3] == ('num_classes', 'anchors', 'strides')
   assert models.options('unet_small') == models.options('unet')
   with pytest.raises(ValueError, match="has no option 'block'"):

@@ -9,6 +9,7 @@ dtype. He initialisation throughout: Kaiming He et al., Delving Deep into Rectif
 from __future__ import annotations
 
 from collections.abc import Callable
+import functools
 import math
 from typing import Any
 
@@ -46,6 +47,27 @@ def pad_pairs(padding: Padding) -> tuple[tuple[int, int], tuple[int, int]]:
   (((1, 1), (1, 1)), ((0, 0), (3, 3)), ((0, 1), (0, 1)))
   """
   return tuple(pair(side) for side in pair(padding))
+
+
+def check_size(model: str, x: Array, smallest: int) -> None:
+  """Refuses images `[B, H, W, C]` with a side under `smallest` pixels, of which a network's pools would leave nothing.
+
+  Args:
+    model: what the error names.
+    x: `[B, H, W, C]`.
+    smallest: pixels, 1 or more.
+
+  Raises:
+    ValueError: such an image, with the nearest size that is allowed.
+
+  >>> check_size('VGG', jnp.ones((1, 20, 48, 3)), 32)
+  Traceback (most recent call last):
+  ValueError: VGG: images have at least 32 x 32 pixels, not 20 x 48; the nearest size is 32 x 48
+  """
+  height, width = x.shape[1:3]
+  if min(height, width) < smallest:
+    raise ValueError(f'{model}: images have at least {smallest} x {smallest} pixels, not {height} x {width}; the '
+                     f'nearest size is {max(height, smallest)} x {max(width, smallest)}')
 
 
 def convolve(x: Array, kernel: Array, *, stride: Size = 1, padding: Padding = 0, dilation: Size = 1,
@@ -323,6 +345,25 @@ class Identity(nn.Module):
     return x
 
 
+class BatchNorm(nn.BatchNorm):
+  """Flax's, with its mode in the call, where an interceptor can change it: `freezing.Frozen` does.
+
+  Args:
+    train: whether to use, and to update, the statistics of the batch.
+
+  >>> layer = BatchNorm(train=True)
+  >>> y, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), jnp.ones((2, 3, 3, 4)))
+  >>> y.shape, sorted(variables['batch_stats'])
+  ((2, 3, 3, 4), ['mean', 'var'])
+  """
+
+  train: bool = False
+
+  @nn.nowrap  # so that Flax's own method is the one that is named, captured and intercepted, once
+  def __call__(self, x: Array) -> Array:
+    return super().__call__(x, use_running_average=not self.train)
+
+
 def make_norm(kind: str, features: int, *, train: bool = False, dtype: Any = jnp.float32, eps: float = 1e-5,
               momentum: float = 0.9, scale_init: Callable = nn.initializers.ones, name: str | None = None) -> nn.Module:
   """The normalisation that `norm=` asks for; the one factory of all models.
@@ -368,8 +409,8 @@ def make_norm(kind: str, features: int, *, train: bool = False, dtype: Any = jnp
   if kind == 'group':
     groups = max(g for g in range(1, 33) if features % g == 0 and (g == 1 or features >= 2 * g))
     return nn.GroupNorm(groups, **common)
-  return nn.BatchNorm(use_running_average=kind == 'frozen' or not train, momentum=momentum,
-                      axis_name=(axis or SYNC_AXIS) if kind == 'sync' else None, **common)
+  return BatchNorm(train=train and kind != 'frozen', momentum=momentum,
+                   axis_name=(axis or SYNC_AXIS) if kind == 'sync' else None, **common)
 
 
 def leaky_relu(x: Array) -> Array:
@@ -432,7 +473,7 @@ class FlatDense(nn.Module):
   Args:
     features: numbers that come out.
     dtype: the compute dtype; parameters stay float32.
-    kernel_init: an initialiser.
+    kernel_init, bias_init: initialisers.
 
   Returns:
     `[B, features]` in `dtype`, from `[B, h, w, C]`. Parameters: `flat_kernel [h, w, C, features]`, so that the order of
@@ -447,11 +488,12 @@ class FlatDense(nn.Module):
   features: int
   dtype: Any = jnp.float32
   kernel_init: Callable = linear_init
+  bias_init: Callable = nn.initializers.zeros
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     kernel = self.param('flat_kernel', self.kernel_init, (*x.shape[1:], self.features), jnp.float32)
-    bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+    bias = self.param('bias', self.bias_init, (self.features,), jnp.float32)
     x = x.astype(self.dtype).reshape(x.shape[0], -1) @ kernel.reshape(-1, self.features).astype(self.dtype)
     return x + bias.astype(self.dtype)
 
@@ -464,6 +506,7 @@ class SqueezeExcite(nn.Module):
     activation: after the first.
     gate: after the second.
     dtype: the compute dtype.
+    kernel_init: initialiser of both kernels.
 
   Returns:
     `[B, H, W, C]` in `dtype`. The layers are 1x1 convolutions in torchvision, so their kernels are `[1, 1, I, O]`.
@@ -479,13 +522,15 @@ class SqueezeExcite(nn.Module):
   activation: Callable = nn.relu
   gate: Callable = nn.sigmoid
   dtype: Any = jnp.float32
+  kernel_init: Callable = he_fan_in
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     x = x.astype(self.dtype)
     means = x.mean((1, 2), keepdims=True)
-    hidden = self.activation(Conv(self.features, 1, dtype=self.dtype, name='fc1')(means))
-    return x * self.gate(Conv(x.shape[-1], 1, dtype=self.dtype, name='fc2')(hidden))
+    conv = functools.partial(Conv, kernel_size=1, dtype=self.dtype, kernel_init=self.kernel_init)
+    hidden = self.activation(conv(self.features, name='fc1')(means))
+    return x * self.gate(conv(x.shape[-1], name='fc2')(hidden))
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
