@@ -93,18 +93,6 @@ def test_bfloat16_attention_is_near_and_its_parameters_stay_float32(params):
   assert 0 < np.abs(np.asarray(found, np.float64) - truth).max() < 0.03 * np.abs(truth).max()
 
 
-def test_dropout_of_an_example_depends_on_its_place_and_not_on_its_batch(params):
-  @jax.jit
-  def run(x, position):
-    return Attention(2, dropout=0.5).apply({'params': params, 'example': {'position': position}}, x, train=True,
-                                           rngs={'dropout': jax.random.key(0)})
-
-  truth = run(KEYS, jnp.array([4, 7]))[1]
-  found = run(KEYS[[1, 1]], jnp.array([7, 6]))
-  np.testing.assert_allclose(found[0], truth, atol=1e-6)
-  assert np.abs(found[1] - truth).max() > 1e-2
-
-
 def test_heads_that_do_not_divide_the_channels_are_refused():
   with pytest.raises(ValueError, match='3 heads must divide 8 channels'):
     drawn.shapes(Attention(3), 1, 2, 8)

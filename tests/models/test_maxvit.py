@@ -16,11 +16,17 @@ TINY = functools.partial(MaxViT, 4, (4, 8), (1, 2), 4, partition_size=2, num_cla
 RNG = np.random.default_rng(3)
 
 
+@functools.cache
+def attention(kind: str):
+  """Attention within 2 x 2 pixels on one image of 4 x 6, with the same variables for both kinds."""
+  layer = PartitionAttention(kind, 2, head_dim=4)
+  return jax.jit(functools.partial(layer.apply, drawn.variables(layer, np.zeros((1, 4, 6, 4), np.float32))))
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize('kind', ['window', 'grid'])
 def test_a_pixel_reaches_exactly_its_window_or_its_grid(kind):
-  layer, x = PartitionAttention(kind, 2, head_dim=4), RNG.standard_normal((1, 4, 6, 4)).astype(np.float32)
-  run = jax.jit(functools.partial(layer.apply, drawn.variables(layer, x)))
+  run, x = attention(kind), RNG.standard_normal((1, 4, 6, 4)).astype(np.float32)
   y = run(x)
   for place in [(0, 0), (1, 4), (3, 5)]:
     changed = x.copy()
@@ -36,12 +42,10 @@ def test_a_pixel_reaches_exactly_its_window_or_its_grid(kind):
 
 @pytest.mark.medium
 def test_a_grid_is_a_window_of_pixels_that_stand_apart():
-  window, grid = (PartitionAttention(kind, 2, head_dim=4) for kind in ('window', 'grid'))
   x = RNG.standard_normal((1, 4, 6, 4)).astype(np.float32)
-  variables = drawn.variables(window, x)
   rows, columns = [0, 2, 1, 3], [0, 3, 1, 4, 2, 5]  # brings the pixels of every grid side by side
-  found = jax.jit(grid.apply)(variables, x)[:, rows][:, :, columns]
-  np.testing.assert_allclose(found, jax.jit(window.apply)(variables, x[:, rows][:, :, columns]), atol=1e-5)
+  found = attention('grid')(x)[:, rows][:, :, columns]
+  np.testing.assert_allclose(found, attention('window')(x[:, rows][:, :, columns]), atol=1e-5)
 
 
 def test_attention_of_a_square_equals_a_slow_one():

@@ -21,11 +21,11 @@ from vision_jax.models.classification.efficientnet import EfficientNet, Stage
 from vision_jax.models.classification.googlenet import GoogLeNet
 from vision_jax.models.classification.inception import InceptionB, InceptionV3
 from vision_jax.models.classification.lenet import SparseConv
+from vision_jax.models.classification.maxvit import MaxViT
 from vision_jax.models.classification.mnasnet import MNASNet
 from vision_jax.models.classification.mobilenetv1 import MobileNetV1
 from vision_jax.models.classification.mobilenetv2 import MobileNetV2
 from vision_jax.models.classification.mobilenetv3 import MobileNetV3, Row
-from vision_jax.models.classification.maxvit import MaxViT
 from vision_jax.models.classification.regnet import RegNet
 from vision_jax.models.classification.resnet import ResNet
 from vision_jax.models.classification.shufflenet import ShuffleNet
@@ -71,9 +71,9 @@ SMALL = {
                                        num_classes=5, dropout=0.0, stochastic_depth=0.0), (16, 24)),
     'convnext': (functools.partial(ConvNeXt, (4, 8), (1, 1), num_classes=5, stochastic_depth=0.0), (16, 24)),
     'vit': (functools.partial(ViT, 4, 2, 2, 8, 16, num_classes=5, image_size=(8, 12)), (8, 12)),
-    'swin': (functools.partial(Swin, 1, 4, (2, 1), (1, 2), 2, num_classes=5, stochastic_depth=0.0), (16, 24)),
-    'maxvit': (functools.partial(MaxViT, 4, (4, 8), (1, 1), 4, num_classes=5, partition_size=2, stochastic_depth=0.0),
-               (16, 32)),
+    'swin': (functools.partial(Swin, 1, 4, (1, 2), (1, 2), 2, num_classes=5, stochastic_depth=0.0), (16, 24)),
+    'maxvit': (functools.partial(MaxViT, 4, (8,), (1,), 4, num_classes=5, partition_size=2, stochastic_depth=0.0),
+               (8, 16)),
     'yolov3': (functools.partial(models.MODELS['yolov3_small'], width=4, num_classes=2), (32, 48)),
     'unet': (functools.partial(UNet, width=4, depth=1, norm='batch'), (16, 24)),
     'unet strided': (functools.partial(UNet, width=4, depth=1, norm='batch', stem_stride=2), (16, 24)),

@@ -126,8 +126,7 @@ def test_logarithmic_offsets_are_odd_and_end_at_log2_of_9_over_3():
   np.testing.assert_allclose(table[0, -1, -1], np.log2(9) / 3, rtol=1e-6)
 
 
-@pytest.mark.parametrize('name', ['swin_t', 'swin_v2_t'])
-@pytest.mark.parametrize('size', [(64, 96), (37, 50)])
+@pytest.mark.parametrize(('name', 'size'), [('swin_t', (37, 50)), ('swin_v2_t', (64, 96))])
 def test_features_have_the_strides_and_channels_of_their_stage(name, size):
   maps, variables = drawn.shapes(models.create(name), 2, *size, 3, method='features')
   names = ('features_1', 'features_3', 'features_5', 'norm')

@@ -69,8 +69,8 @@ class MaxViT(nn.Module):
   Raises:
     ValueError: an image of another size, with the nearest that is allowed.
 
-  >>> model = maxvit_t(num_classes=10, partition_size=1)
-  >>> jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((2, 32, 64, 3)))[0].shape
+  >>> model = MaxViT(8, (8, 16), (1, 1), head_dim=4, num_classes=10)
+  >>> jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((2, 56, 112, 3)))[0].shape
   (2, 10)
   """
 
