@@ -16,7 +16,8 @@ from typing import Any
 
 __version__ = '0.1.0'
 
-_ROOMS = ('build', 'conventions', 'data', 'host', 'losses', 'metrics', 'models', 'ops', 'tasks', 'train', 'viz')
+_ROOMS = ('build', 'conventions', 'data', 'host', 'inspect', 'losses', 'metrics', 'models',
+          'ops', 'pretrained', 'tasks', 'train', 'viz')
 
 
 def __getattr__(name: str) -> Any:
