@@ -27,9 +27,11 @@ def config(variant: str, *, task: dict, model: dict, data: dict, optim: dict, tr
   sources = {name: placeholder(kind) for kind, names in SOURCE_OPTIONS.items() for name in names}
   sections = {
       'task': task,
-      'model': {'dtype': placeholder(str), **model},
+      'model': {'dtype': placeholder(str), 'weights': placeholder(str), 'weights_head': placeholder(str),
+                **model},
       'data': {'train_size': placeholder(int), 'val_size': placeholder(int), 'workers': placeholder(int),
-               'resize': placeholder(str), 'augment': (), **sources, **data},
+               'resize': placeholder(str), 'mean': placeholder(tuple), 'std': placeholder(tuple), 'augment': (),
+               **sources, **data},
       'optim': {'clip': placeholder(float), 'warmup': placeholder(str), 'weight_decay': placeholder(float),
                 'rules': (), **optim},
       'train': {'seed': 0, 'accumulate': 1, 'ema_decay': placeholder(float), 'log_every': 20,

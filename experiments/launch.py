@@ -57,8 +57,12 @@ def run(main) -> None:
     sys.exit('interrupted')
 
 
-def config_of_run() -> dict:
-  """The config given by --config, or else the one that the run in --workdir was made with."""
+def config_of_run(*, weights: bool = False) -> dict:
+  """The config given by --config, or else the one that the run in --workdir was made with.
+
+  Args:
+    weights: whether the latter still names the weights that the run began with, which its checkpoints do not need.
+  """
   if FLAGS.config is not None:
     return plain(FLAGS.config)
   if not FLAGS.workdir:
@@ -66,7 +70,8 @@ def config_of_run() -> dict:
   path = pathlib.Path(FLAGS.workdir) / 'config.json'
   if not path.exists():
     raise ValueError(f'{path} does not exist; give the --workdir of a run, or --config')
-  return json.loads(path.read_text(encoding='utf-8'))
+  config = json.loads(path.read_text(encoding='utf-8'))
+  return config if weights else {**config, 'model': {**config['model'], 'weights': None}}
 
 
 def claim_workdir(config: dict, *, seed: int, primary: bool = True) -> pathlib.Path:
@@ -77,6 +82,7 @@ def claim_workdir(config: dict, *, seed: int, primary: bool = True) -> pathlib.P
   path = folder / 'config.json'
   if not primary:
     return folder
+  config = json.loads(json.dumps(config))  # as the file gives it back, without tuples
   if path.exists() and any((folder / 'checkpoints').glob('[0-9]*')):
     before, now = _leaves(json.loads(path.read_text(encoding='utf-8'))), _leaves(config)
     differ = [f'{key}: {before.get(key, "absent")} there, {now.get(key, "absent")} now'

@@ -25,10 +25,10 @@ def main() -> None:
   if FLAGS.coordinator:
     jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
   primary = jax.process_index() == 0
-  config = launch.plain(FLAGS.config)
+  config, notes = build.resolved(launch.plain(FLAGS.config))
   experiment = build.experiment(config)
-  if primary and experiment.notes:
-    print('\n'.join(experiment.notes))
+  for line in (*notes, *experiment.notes) if primary else ():
+    print(line)
   folder = launch.claim_workdir(config, seed=experiment.fit_options['seed'], primary=primary)
   state, _ = experiment.fit(folder, stop_after=FLAGS.stop_after, started=launch.STARTED)
   if primary:

@@ -1,8 +1,11 @@
 """What a user gets wrong in a config is answered in one line; what is right is put together."""
 
 import copy
+import json
 
+import chex
 import jax
+import numpy as np
 import pytest
 
 from tests.data.builders import class_folders, voc_object, voc_set
@@ -88,6 +91,11 @@ def test_a_task_is_hashable_and_equal_to_itself_made_again(detector):
     ('data.val_size', 0, 'the validation data is empty'),
     ('optim.rules', (('(', {'freeze': True}),), r"optim.rules '\(' is no regular expression"),
     ('optim.rules', (('nothing', {'freeze': True}),), "optim.rules 'nothing' matches no parameter; there are "),
+    ('optim.rules', (('.', {'until': 3}),), r"config.optim.rules '.': until is 3; write it as '300 steps' or '12 epo"),
+    ('optim.rules', (('conv', {'freeze': 'statistics'}),), "optim.rules 'conv' matches no BatchNorm; there are none"),
+    ('model.weights', 'resnet50', "weights 'resnet50' are neither a file nor a name"),
+    ('model.weights', 'resnet50:V9', "unknown weights of resnet50 'V9'; known: DEFAULT, IMAGENET1K_V1"),
+    ('data.canvas', None, 'config.data has no canvas, and there are no weights that bring one'),
     ('optim.warmup', '4 epochs', 'optim.warmup is 32 steps, which is longer than the run of 24 steps'),
 ])
 def test_a_mistake_is_answered_in_one_line_that_names_what_is_known(path, value, message):
@@ -145,3 +153,98 @@ def test_a_classifier_of_one_class_is_refused(tmp_path):
   class_folders(tmp_path, {'JPEGImages': 8})
   with pytest.raises(ValueError, match='the data has one class, JPEGImages'):
     build.experiment(of_files('image_folder', tmp_path))
+
+
+RESNET = {**CONFIG, 'model': {'name': 'resnet18', 'stem': 'small', 'width': 2}}
+
+
+def test_what_the_rules_freeze_is_said_and_thaws_in_a_phase_of_its_own():
+  rules = [['^layer1_', {'freeze': True}], ['^layer2_', {'until': '1 epochs'}],
+           ['^bn1/', {'freeze': 'statistics', 'until': '4 steps'}], ['^fc/', {'lr': 10.0}]]
+  experiment = build.experiment({**RESNET, 'optim': {'name': 'sgd', 'lr': 0.1, 'rules': rules}})
+  # layer1 has 4 x 36 + 4 x 4 numbers in 12 arrays; layer2 552 in 15, of which the projection's are 3.
+  assert [line for line in experiment.notes if line.startswith('frozen')] == [
+      'frozen from step 1 on: 27 of 62 parameters (712 of 11,420 numbers), 10 of 20 BatchNorms in test mode',
+      'frozen from step 5 on: 27 of 62 parameters (712 of 11,420 numbers), 9 of 20 BatchNorms in test mode',
+      'frozen from step 9 on: 12 of 62 parameters (160 of 11,420 numbers), 4 of 20 BatchNorms in test mode']
+  assert [step for step, _ in experiment.phases] == [4, 8]
+  assert experiment.task.module.norms[0] == 'bn1' and experiment.module.width == 2
+  assert build.experiment(RESNET).notes == ()
+
+
+@pytest.fixture(scope='module')
+def run_folder(tmp_path_factory):
+  """A run of two steps on the digits, its config beside it as the programs leave it."""
+  folder = tmp_path_factory.mktemp('run')
+  config = {**RESNET, 'data': {**RESNET['data'], 'canvas': (16, 16), 'mean': (0.5, 0.5, 0.5)},
+            'optim': {'name': 'sgd', 'lr': 0.01},
+            'train': {'duration': '2 steps', 'eval_every': '2 steps', 'best': 'top1', 'ema_decay': 0.9}}
+  (folder / 'config.json').write_text(json.dumps(config))
+  experiment = build.experiment(config)
+  state, metrics = experiment.fit(folder)
+  return folder, experiment, state, metrics
+
+
+def of_weights(folder, path, **model):
+  class_folders(path, {'cat': 5, 'dog': 5})
+  return {**CONFIG, 'model': {'weights': str(folder), **model},
+          'data': {'name': 'image_folder', 'path': str(path), 'batch_size': 2}, 'optim': {'name': 'sgd', 'lr': 0.1}}
+
+
+@pytest.mark.medium
+def test_a_run_gives_its_average_its_model_and_its_preprocessing_and_a_head_of_other_classes_stays_fresh(
+    run_folder, tmp_path):
+  folder, _, state, _ = run_folder
+  experiment = build.experiment(of_weights(folder, tmp_path))
+  assert (experiment.module.width, experiment.module.stem, experiment.module.num_classes) == (2, 'small', 2)
+  assert experiment.train_loader.canvas == (16, 16) and experiment.val_loader.mean == (0.5, 0.5, 0.5)
+  assert experiment.notes == (f"from the weights {folder}: model.name='resnet18', model.stem='small', model.width=2, "
+                              'data.canvas=(16, 16), data.mean=(0.5, 0.5, 0.5)',)
+  variables, said = experiment.initial()
+  assert f'100 of 102 arrays (11,250 parameters) loaded from {folder}, step 2' in said
+  assert 'head not loaded, left as initialised: params/fc/bias, params/fc/kernel' in said
+  for name in ('params', 'batch_stats'):
+    kept = {part: value for part, value in variables[name].items() if part != 'fc'}
+    chex.assert_trees_all_equal(kept, {part: state.ema[name][part] for part in kept})
+  fresh = jax.jit(experiment.task.init)(jax.random.key(0), experiment.train_loader.batch(0))['params']['fc']
+  chex.assert_trees_all_close(variables['params']['fc'], fresh, rtol=1e-6)  # as part of another program
+  with pytest.raises(ValueError, match=r'does not fit ResNet; of another shape: .*fc/'):
+    experiment.untrained()
+
+
+@pytest.mark.medium
+def test_what_the_config_says_itself_goes_before_what_the_weights_bring(run_folder, tmp_path):
+  config = of_weights(run_folder[0], tmp_path)
+  config['data'] = {**config['data'], 'canvas': (32, 24), 'std': (0.3, 0.3, 0.3)}
+  loader = build.experiment(config).train_loader
+  assert (loader.canvas, loader.mean, loader.std) == ((32, 24), (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
+  other = of_weights(run_folder[0], tmp_path / 'more', name='resnet18')
+  assert build.experiment({**other, 'model': {**other['model'], 'width': 4}}).module.width == 4
+  with pytest.raises(ValueError, match='does not fit LeNet5; missing: '):
+    build.experiment({**of_weights(run_folder[0], tmp_path / 'third', name='lenet5'), 'data': {
+        **of_weights(run_folder[0], tmp_path / 'fourth')['data'], 'canvas': (32, 32)}}).initial()
+
+
+@pytest.mark.medium
+def test_weights_measured_before_training_give_what_their_run_measured_and_its_head_can_be_left_out(run_folder):
+  folder, _, _, metrics = run_folder
+  config = {**CONFIG, 'model': {'weights': str(folder)}, 'data': {**experiment_data(), 'val_size': 20}}
+  again = build.experiment(config)
+  state, said = again.untrained()
+  assert '102 of 102 arrays' in said and int(state.step) == 0
+  assert again.evaluate(state)[0]['loss'] == pytest.approx(metrics['loss'], rel=1e-6)
+  fresh = build.experiment({**config, 'model': {'weights': str(folder), 'weights_head': 'fresh'}})
+  assert 'head not loaded' in fresh.initial()[1]
+  features = again.features(*again.backbone(again.initial()[0]), again.val_loader.source)
+  assert features.shape == (20, 16) and features.dtype == np.float32
+
+
+def experiment_data():
+  return {'name': 'digits', 'batch_size': 8, 'train_size': 64}
+
+
+def test_published_weights_bring_their_model_and_preprocessing_without_being_downloaded(tmp_path):
+  experiment = build.experiment(of_weights('vit_b_16:IMAGENET1K_SWAG_E2E_V1', tmp_path))
+  assert experiment.module.image_size == 384
+  assert experiment.val_loader.canvas == (384, 384)
+  assert experiment.val_loader.resize == ('resize_crop', {'shorter_side': 384, 'interpolation': 'bicubic'})

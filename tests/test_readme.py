@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from tests.data.builders import voc_object, voc_set
+from tests.data.builders import class_folders, voc_object, voc_set
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TEXT = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -36,10 +36,11 @@ def test_every_python_command_runs_as_smoke_in_the_readmes_order(tmp_path):
   for split, count in (('train', 16), ('val', 4)):
     voc_set(tmp_path / 'data' / 'bccd', {f'{split}{k}': [voc_object('cat', (2, 3, 8, 9))] for k in range(count)},
             split=split)
+  class_folders(tmp_path / 'data' / 'signs', {name: 20 for name in ('one', 'three', 'two')})
   for command in commands:
     words = shlex.split(command)[1:]
     words[0] = str(ROOT / words[0])
-    words = [str(ROOT / word) + ':smoke' if re.fullmatch(r'configs/\w+\.py', word) else word for word in words]
+    words = [f'{ROOT / word}:smoke' if re.fullmatch(r'configs/\w+\.py(:\w+)?', word) else word for word in words]
     result = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=200,
                             env=os.environ.copy(), check=False)
     assert result.returncode == 0, f'{command}\n{result.stdout}{result.stderr}'

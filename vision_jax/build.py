@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import json
+import math
+import pathlib
 from typing import Any
 
+from flax import linen as nn
 import jax
+import numpy as np
 import optax
 
-from vision_jax import data, models, tasks
-from vision_jax.conventions import ClassMap, check_options, find, option_defaults, option_names
+from vision_jax import data, models, pretrained, tasks
+from vision_jax.conventions import ClassMap, Variables, check_options, find, option_defaults, option_names
 from vision_jax.data.check import require_clean
 from vision_jax.data.files import LabelledSource
 from vision_jax.data.loader import Loader
+from vision_jax.models.freezing import Frozen
+from vision_jax.pretrained import catalogue
 from vision_jax.tasks.base import Task, resolve_weights
+from vision_jax.train import checkpoint, loop, optim
 from vision_jax.train import evaluate as evaluate_lib
-from vision_jax.train import loop, optim
 from vision_jax.train import step as step_lib
 from vision_jax.train.checkpoint import Checkpoints
-from vision_jax.train.state import TrainState, state_shapes
+from vision_jax.train.state import TrainState, create_state, state_shapes, to_host
 
 SECTIONS = ('task', 'model', 'data', 'optim', 'train')
 _LOADER_OPTIONS = tuple(o for o in option_names(Loader) if o not in ('source', 'fields', 'seed', 'shard'))
-PROGRAM_OPTIONS = ('stop_after', 'started')  # of `fit`, which a program gives and a config does not
+PROGRAM_OPTIONS = ('stop_after', 'started', 'phases', 'initial')  # of `fit`, which a config does not give
+PREPROCESSING = ('canvas', 'resize', 'mean', 'std')  # of config.data, which weights bring along
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +39,8 @@ class Experiment:
   """Everything that a config names, put together.
 
   Args:
-    task: with its module inside.
+    task: with its module inside, of which parts are frozen where `optim.rules` say so.
+    module: the model itself.
     classes: of the data.
     optimiser: of the module's parameters.
     schedule: step -> learning rate.
@@ -39,10 +48,15 @@ class Experiment:
     val_loader: the validation images, each once.
     loading: the keyword arguments of both loaders that the config decides.
     fit_options: the keyword arguments of `train.loop.fit` that the config decides.
-    notes: what the labels' check has to say, a line each.
+    weights: what `model.weights` names, or None.
+    head: what becomes of the weights' classifier: 'fit' takes it where it has as many classes, 'load' insists on it,
+      'fresh' leaves it out.
+    phases: pairs (step, task): the task after steps in which less is frozen.
+    notes: what a person should know before it starts, a line each: the labels' check, what is frozen.
   """
 
   task: Task
+  module: nn.Module
   classes: ClassMap
   optimiser: optax.GradientTransformation
   schedule: optax.Schedule
@@ -50,12 +64,53 @@ class Experiment:
   val_loader: Loader
   loading: Mapping[str, Any]
   fit_options: Mapping[str, Any]
+  weights: str | None = None
+  head: str = 'fit'
+  phases: tuple[tuple[int, Task], ...] = ()
   notes: tuple[str, ...] = ()
 
   def fit(self, folder: Any, **options: Any) -> tuple[TrainState, dict[str, float]]:
     """Trains in a run folder, or continues there; see `train.loop.fit`."""
     return loop.fit(self.task, self.optimiser, self.train_loader, self.val_loader, folder, schedule=self.schedule,
-                    **self.fit_options, **options)
+                    phases=self.phases, initial=self.initial if self.weights else None, **self.fit_options, **options)
+
+  def initial(self, head: str | None = None) -> tuple[Variables, str]:
+    """The variables that training begins with, and lines that say what `model.weights` gave and what it did not.
+
+    Args:
+      head: in place of `model.weights_head`.
+    """
+    key, batch = jax.random.key(self.fit_options['seed']), self.train_loader.batch(0)
+    if not self.weights:
+      fresh = to_host(jax.jit(self.task.init)(key, batch))
+      return fresh, f'{type(self.module).__name__}: no weights were loaded, all variables are fresh'
+    variables, report = _load_weights(self.weights, self.module, head=head or self.head, key=key,
+                                      like=jax.eval_shape(self.task.init, key, batch))
+    return variables, str(report)
+
+  def untrained(self) -> tuple[TrainState, str]:
+    """The state before training, the weights' own classifier in it, and lines that say where it is from.
+
+    Raises:
+      ValueError: the weights are for another number of classes.
+    """
+    variables, said = self.initial('load')
+    return create_state(self.task, self.optimiser, self.train_loader.batch(0), initial=variables), said
+
+  def backbone(self, variables: Variables) -> tuple[nn.Module, Variables]:
+    """The model without its classifier (`num_classes=0`), and its part of the variables."""
+    if self.task.kind != 'classification':
+      raise ValueError(f'{type(self.module).__name__} has no classifier to take off; choose a classification model')
+    module = self.module.clone(num_classes=0)
+    like = jax.eval_shape(module.init, jax.random.key(0), self.train_loader.batch(0)['image'][:1])
+    return module, pretrained.from_variables(module, variables, like=like)[0]
+
+  def features(self, module: nn.Module, variables: Variables, source: Any) -> np.ndarray:
+    """A backbone's pooled features [N, C] of a source's images, as an evaluation sees them."""
+    loader = Loader(source, fields=(), **self.loading)
+    found = evaluate_lib.predictions(step_lib.make_eval_step(tasks.Features(module)), variables, loader.eval_batches())
+    rows = {index: prediction['features'] for index, prediction in found}
+    return np.stack([rows[index] for index in range(len(source))])
 
   def restore(self, folder: Any, step: str = 'best') -> TrainState:
     """The state of a run folder's checkpoint: 'best' (the last, where no metric is named), 'last' or a step."""
@@ -96,8 +151,13 @@ def experiment(config: Mapping[str, Mapping[str, Any]]) -> Experiment:
   for section in SECTIONS:
     if section not in config:
       raise ValueError(f'config has no section {section!r}; it needs {", ".join(SECTIONS)}')
+  config, notes = resolved(config)
   config = {section: _given(config[section]) for section in SECTIONS}
+  weights, head = config['model'].pop('weights', None), config['model'].pop('weights_head', 'fit')
   train_source, val_source, loading = _sources(config['data'])
+  if 'canvas' not in loading:
+    raise ValueError('config.data has no canvas, and there are no weights that bring one; give config.data.canvas, the '
+                     '(height, width) that the network sees')
   classes = train_source.classes
   name, options = _named('model', config['model'])
   module = models.create(name, num_classes=len(classes), **options)
@@ -119,9 +179,13 @@ def experiment(config: Mapping[str, Mapping[str, Any]]) -> Experiment:
   fit_options = _fit_options(train_options, train_loader.steps_per_epoch)
   name, options = _named('optim', config['optim'])
   schedule, options = _schedule(options, fit_options['steps'], train_loader.steps_per_epoch)
-  optimiser = optim.create(name, schedule, _check_task(task, train_loader.batch(0), fit_options), **options)
-  notes = _check_labels(train_source, val_source, config['data'])
-  return Experiment(task, classes, optimiser, schedule, train_loader, val_loader, loading, fit_options, notes)
+  options['rules'] = _rules(options.get('rules', ()), train_loader.steps_per_epoch)
+  shapes = _check_task(task, train_loader.batch(0), fit_options)
+  optimiser = optim.create(name, schedule, shapes['params'], **options)
+  phases, frozen = _phases(task, shapes, options['rules'])
+  notes = (*_check_labels(train_source, val_source, config['data']), *notes, *frozen)
+  return Experiment(phases[0][1], module, classes, optimiser, schedule, train_loader, val_loader, loading, fit_options,
+                    weights, head, phases[1:], notes)
 
 
 def _given(section: Any) -> Any:
@@ -159,6 +223,89 @@ def _sources(options: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
   return train, val, {key: value for key, value in options.items() if key in _LOADER_OPTIONS}
 
 
+def resolved(config: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], tuple[str, ...]]:
+  """The config with what its `model.weights` bring along where it says nothing itself, and a line about that.
+
+  A run keeps its config so, and is evaluated without its weights.
+  """
+  model, own = config.get('model', {}), config.get('data', {})
+  if model.get('weights') is None:
+    return dict(config), ()
+  theirs, preprocessing = _described(model['weights'])
+  theirs = theirs if model.get('name') in (None, theirs.get('name')) else {}
+  brought = {section: {key: value for key, value in values.items() if given.get(key) is None}
+             for section, given, values in (('model', model, theirs), ('data', own, preprocessing))}
+  taken = ', '.join(f'{section}.{key}={value!r}' for section, values in brought.items()
+                    for key, value in values.items())
+  return ({**config, 'model': {**model, **brought['model']}, 'data': {**own, **brought['data']}},
+          (f'from the weights {model["weights"]}: {taken}',) if taken else ())
+
+
+def _described(weights: str) -> tuple[dict[str, Any], dict[str, Any]]:
+  """What is known about weights: options of the section model, and of the section data (`PREPROCESSING`)."""
+  folder = pathlib.Path(weights)
+  if not folder.is_dir():
+    named = '/' not in weights and not folder.suffix
+    published = catalogue.find_file(folder) if folder.is_file() else (
+        pretrained.find_published(weights) if named else None)
+    return ({}, {}) if published is None else ({'name': published.model, **published.options}, published.data_options())
+  if (folder / 'config.json').is_file():
+    config = _given(json.loads((folder / 'config.json').read_text(encoding='utf-8')))
+    model = {key: value for key, value in config['model'].items() if key not in ('dtype', 'weights', 'weights_head')}
+    return model, {key: config['data'][key] for key in PREPROCESSING if key in config['data']}
+  record = checkpoint.read_record(folder)
+  return dict(record.get('model', {})), dict(_given(record.get('preprocessing', {})))
+
+
+def _load_weights(weights: str, module: nn.Module, **options: Any) -> tuple[Variables, pretrained.Report]:
+  """A module's variables out of weights, and the report of it; the options are those of `pretrained.load`."""
+  folder = pathlib.Path(weights)
+  if not folder.is_dir():
+    return pretrained.load(weights, module, **options)
+  if not (folder / 'config.json').is_file():
+    return pretrained.from_variables(module, checkpoint.load_variables(folder), source=weights, **options)
+  train = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['train']
+  best = train.get('best')
+  checkpoints = Checkpoints(folder / 'checkpoints', best=best, mode=train.get('best_mode') or 'max', create=False)
+  step = checkpoints.best_step() if best else None
+  step = step if step is not None else max(checkpoints.steps(), default=None)
+  if step is None:
+    raise ValueError(f'model.weights: the run in {folder} has no checkpoint; train it first')
+  variables = checkpoints.variables(step)
+  checkpoints.close()
+  return pretrained.from_variables(module, variables, source=f'{folder}, step {step}', **options)
+
+
+def _rules(rules: Sequence[Any], steps_per_epoch: int) -> tuple[tuple[str, dict[str, Any]], ...]:
+  """The rules of the section optim, their durations in steps."""
+  parsed = []
+  for pattern, values in rules:
+    values = dict(values)
+    if 'until' in values:
+      values['until'] = optim.parse_duration(values['until'], steps_per_epoch=steps_per_epoch,
+                                             where=f'config.optim.rules {pattern!r}: until')
+    parsed.append((pattern, values))
+  return tuple(parsed)
+
+
+def _phases(task: Task, shapes: Variables, rules: Sequence[Any]) -> tuple[tuple[tuple[int, Task], ...], list[str]]:
+  """Pairs (first step, task with what is frozen from there on), and a line about each."""
+  params, statistics = shapes['params'], shapes.get('batch_stats', {})
+  sizes = {jax.tree_util.keystr(path, simple=True, separator='/'): math.prod(leaf.shape)
+           for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+  norms = {path[:-1] for path, _ in jax.tree_util.tree_leaves_with_path(statistics)}
+  phases, notes = [], []
+  for step in (0, *optim.thaws(rules)):
+    frozen, still = optim.frozen_at(step, params, statistics, rules)
+    phases.append((step, dataclasses.replace(task, module=Frozen(task.module, frozen, still))
+                   if frozen or still else task))
+    if len(phases) > 1 or frozen or still:
+      notes.append(f'frozen from step {step + 1} on: {len(frozen)} of {len(sizes)} parameters '
+                   f'({sum(sizes[name] for name in frozen):,} of {sum(sizes.values()):,} numbers), '
+                   f'{len(still)} of {len(norms)} BatchNorms in test mode')
+  return tuple(phases), notes
+
+
 def data_options(name: str) -> tuple[str, ...]:
   """What `config.data` may hold beside `name`, `train_size` and `val_size`: options of the loader and of the source."""
   own = option_names(find(data.SOURCES, 'data source', name))
@@ -186,9 +333,10 @@ def _check_counts(options: Mapping[str, Any]) -> None:
     raise ValueError('config.train.patience needs config.train.best, the name of the metric to watch')
 
 
-def _check_task(task: Task, batch: Mapping[str, Any], fit_options: Mapping[str, Any]) -> Any:
-  """The shapes of the parameters; refuses weights and a `best` that do not fit the task, before anything is run."""
-  variables = dict(jax.eval_shape(task.init, jax.random.key(0), batch))
+def _check_task(task: Task, batch: Mapping[str, Any], fit_options: Mapping[str, Any]) -> Variables:
+  """The shapes of the variables; refuses weights and a `best` that do not fit the task, before anything is run."""
+  shapes = jax.eval_shape(task.init, jax.random.key(0), batch)
+  variables = dict(shapes)
   params = variables.pop('params')
   terms, _, _ = jax.eval_shape(lambda params, state, batch, key: task.loss(params, state, batch, key, 0, True),
                                params, variables, batch, jax.random.key(0))
@@ -197,7 +345,7 @@ def _check_task(task: Task, batch: Mapping[str, Any], fit_options: Mapping[str, 
   if fit_options['best'] not in (None, *known):
     raise ValueError(f'config.train.best {fit_options["best"]!r} is no metric of this task; there are '
                      f'{", ".join(name for name in known if "/" not in name)}')
-  return params
+  return shapes
 
 
 def _fit_options(options: Mapping[str, Any], steps_per_epoch: int) -> dict[str, Any]:

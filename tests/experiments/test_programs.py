@@ -238,3 +238,66 @@ def test_the_parity_program_finds_no_difference_to_pycocotools(tmp_path):
   assert len(rows) == 24
   assert max(float(row[-1]) for row in rows) < 1e-9  # float64 on both sides
   assert any(float(row[2]) > 0 for row in rows)
+
+
+@pytest.fixture(scope='module')
+def signs(tmp_path_factory):
+  """Twenty images of each of three classes, told apart by their colour."""
+  folder = tmp_path_factory.mktemp('signs')
+  rng = np.random.default_rng(0)
+  for k, name in enumerate(('blue', 'green', 'red')):
+    (folder / name).mkdir()
+    for i in range(20):
+      image = rng.integers(0, 90, (24, 32, 3), np.uint8)
+      image[..., 2 - k] += 120
+      Image.fromarray(image).save(folder / name / f'{i}.png')
+  return folder
+
+
+def test_finetuning_says_what_was_loaded_what_was_not_and_what_is_frozen(trained, signs, tmp_path):
+  name, folder, _, _ = trained
+  if name != 'digits_lenet':
+    pytest.skip('one model is enough')
+  result = program('train', '--config', 'configs/finetune.py:head:smoke', '--workdir', tmp_path / 'run',
+                   f'--config.data.path={signs}', f'--config.model.weights={folder}')
+  assert f"from the weights {folder}: model.name='lenet5', data.canvas=(32, 32)" in result.stdout
+  assert 'frozen from step 1 on: 8 of 10 parameters (60,856 of 61,111 numbers), 0 of 0 BatchNorms' in result.stdout
+  assert f'LeNet5: 8 of 10 arrays (60,856 parameters) loaded from {folder}, step 4' in result.stdout
+  assert 'head not loaded, left as initialised: params/output/bias, params/output/kernel' in result.stdout
+  again = program('train', '--config', 'configs/finetune.py:head:smoke', '--workdir', tmp_path / 'run',
+                  f'--config.data.path={signs}', f'--config.model.weights={folder}')
+  assert 'loaded from' not in again.stdout, 'a continued run has its own parameters'
+  config = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert (config['model']['name'], config['data']['canvas']) == ('lenet5', [32, 32])
+  config['model']['weights'] = 'runs/gone'
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(config))
+  assert 'top1' in program('evaluate', '--workdir', tmp_path / 'run').stdout, 'without the weights it began with'
+
+
+def test_weights_can_be_measured_before_any_training(trained, tmp_path):
+  name, folder, _, _ = trained
+  if name != 'digits_lenet':
+    pytest.skip('one model is enough')
+  result = program('evaluate', '--config', 'configs/digits_lenet.py:smoke', f'--config.model.weights={folder}',
+                   '--step', 'initial', '--workdir', tmp_path / 'new')
+  assert f'LeNet5: 10 of 10 arrays (61,706 parameters) loaded from {folder}, step 4' in result.stdout
+  written = json.loads((tmp_path / 'new' / 'evaluation_0.json').read_text())
+  logged = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+  assert written['loss'] == pytest.approx(next(r for r in logged if 'val/loss' in r)['val/loss'], rel=1e-6)
+
+
+def test_a_linear_probe_makes_its_features_once_and_again_for_another_preprocessing(signs, tmp_path):
+  options = ('--config', 'configs/finetune.py', '--workdir', tmp_path, f'--config.data.path={signs}',
+             '--config.model.name=squeezenet1_1')
+  first = program('linear_probe', *options, '--config.data.canvas=(32, 32)')
+  assert 'SqueezeNet: no weights were loaded, all variables are fresh' in first.stdout
+  assert 'made before' not in first.stdout
+  assert 'is best on the last fifth of each class of 48 training images' in first.stdout
+  record = json.loads((tmp_path / 'linear_probe.json').read_text())
+  assert record['top1'] > 0.9 and record['val_images'] == 12, 'random features tell colours apart'
+  assert Image.open(tmp_path / 'linear_probe.png').size > (100, 100)
+  second = program('linear_probe', *options, '--config.data.canvas=(32, 32)')
+  assert second.stdout.count('made before') == 2
+  assert json.loads((tmp_path / 'linear_probe.json').read_text()) == record
+  other = program('linear_probe', *options, '--config.data.canvas=(32, 32)', '--config.data.mean=(0.3, 0.3, 0.3)')
+  assert 'made before' not in other.stdout

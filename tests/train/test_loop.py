@@ -15,10 +15,11 @@ import optax
 import pytest
 
 from tests.train import toy
-from vision_jax.train import evaluate, loop
+from vision_jax.models.freezing import Frozen
+from vision_jax.train import evaluate, loop, optim
 from vision_jax.train import step as step_lib
 from vision_jax.train.checkpoint import Checkpoints
-from vision_jax.train.state import state_shapes
+from vision_jax.train.state import create_state, state_shapes, to_host
 
 STEPS = 20
 
@@ -239,3 +240,38 @@ def test_a_validation_set_smaller_than_one_batch_is_counted_right():
   terms, _, _ = task.loss(variables['params'], {}, whole, None, 0, False)
   np.testing.assert_allclose(metrics['loss_object'], terms['loss_object'].total / terms['loss_object'].count, rtol=1e-5)
   np.testing.assert_allclose(metrics['loss_image'], terms['loss_image'].total / 3, rtol=1e-5)
+
+
+@pytest.mark.medium
+def test_phases_that_freeze_less_and_less_resume_to_the_bit_and_the_frozen_part_stays_until_its_step(tmp_path):
+  conv = ('Conv_0/bias', 'Conv_0/kernel')
+  head_only = toy.ToyTask(Frozen(toy.Mean(), conv))
+  rules = (('^Conv_0/', {'until': 8}),)
+  shapes = state_shapes(toy.ToyTask(toy.Mean()), optax.identity(), toy.loader().batch(0)).params
+  options = {'task': head_only, 'optimiser': optim.create('adamw', optax.constant_schedule(1e-2), shapes, rules=rules),
+             'phases': ((8, toy.ToyTask(toy.Mean())),), 'ema_decay': None}
+  expected, _ = fit(tmp_path / 'straight', **options)
+  frozen, _ = fit(tmp_path / 'parts', stop_after=5, **options)
+  chex.assert_trees_all_equal(frozen.params['Conv_0'],
+                              create_state(head_only, optax.identity(), toy.loader().batch(0), seed=3).params['Conv_0'])
+  later, _ = fit(tmp_path / 'parts', stop_after=4, **options)  # through the thaw
+  assert int(later.step) == 9
+  assert (later.params['Conv_0']['kernel'] != frozen.params['Conv_0']['kernel']).all()
+  resumed, _ = fit(tmp_path / 'parts', **options)
+  chex.assert_trees_all_equal(resumed, expected)
+
+
+@pytest.mark.medium
+def test_a_fresh_run_begins_with_the_initial_variables_and_says_so_and_a_resumed_one_does_not_ask(tmp_path, capsys):
+  task = toy.ToyTask(toy.Mean())
+  ones = jax.tree.map(np.ones_like, to_host(task.init(jax.random.key(0), toy.loader().batch(0))))
+  options = {'task': task, 'optimiser': optax.set_to_zero(), 'stop_after': 1}
+  state, _ = fit(tmp_path, initial=lambda: (ones, 'weights of ones'), **options)
+  assert 'weights of ones\n' in capsys.readouterr().out
+  chex.assert_trees_all_equal({'params': state.params}, ones)
+  chex.assert_trees_all_equal(state.ema['params'], ones['params'])
+  state, _ = fit(tmp_path, initial=lambda: pytest.fail('asked again'), **options)
+  assert int(state.step) == 2
+  with pytest.raises(ValueError, match='initial variables do not fit the task: .*Dense_0'):
+    ones['params']['Dense_0']['kernel'] = np.ones((4, 5))
+    fit(tmp_path / 'other', initial=lambda: (ones, ''), **options)

@@ -109,3 +109,80 @@ def test_a_duration_is_in_steps_or_in_epochs(text, steps):
 def test_any_other_duration_is_an_error_that_shows_both_forms(text):
   with pytest.raises(ValueError, match="train.duration is .*; write it as '300 steps' or '12 epochs'"):
     optim.parse_duration(text, steps_per_epoch=7, where='train.duration')
+
+
+def walked(name, rules, steps, **options):
+  """The parameters after each of some steps of constant gradients."""
+  optimiser = optim.create(name, optax.constant_schedule(0.5), PARAMS, rules=rules, **options)
+  params, state, seen = PARAMS, optimiser.init(PARAMS), []
+  step = jax.jit(lambda p, s: optimiser.update(GRADS, s, p))
+  for _ in range(steps):
+    updates, state = step(params, state)
+    params = optax.apply_updates(params, updates)
+    seen.append(params)
+  return seen
+
+
+@pytest.mark.parametrize('name', ['sgd', 'adamw'])
+def test_a_parameter_frozen_until_a_step_stays_and_then_goes_as_if_training_began_there(name):
+  options = {'weight_decay': 0.1}
+  seen = walked(name, (('^stem/', {'freeze': True, 'until': 3}),), 5, **options)
+  free = walked(name, (), 5, **options)
+  for params in seen[:3]:
+    jax.tree.map(np.testing.assert_array_equal, params['stem'], PARAMS['stem'])
+  for delayed, params in zip(seen[3:], free):  # its own moments and their bias correction begin at the thaw
+    jax.tree.map(np.testing.assert_array_equal, delayed['stem'], params['stem'])
+  for params, whole in zip(seen, free):
+    jax.tree.map(np.testing.assert_array_equal, params['head'], whole['head'])
+
+
+def test_until_alone_means_freeze_and_what_waits_is_left_out_of_the_clipped_norm():
+  rules = (('^stem/', {'until': 1, 'lr': 0.1}),)
+  large = {**GRADS, 'stem': jax.tree.map(lambda g: 1e6 * g, GRADS['stem'])}
+  first, _ = updated(rules=rules, momentum=0.0, clip=1e3, grads=large)
+  np.testing.assert_allclose(first['head']['kernel'], 2.0 - 0.5 * 0.1)
+  np.testing.assert_array_equal(first['stem']['kernel'], 1.0)
+  second = walked('sgd', rules, 2, momentum=0.0)[1]
+  np.testing.assert_allclose(second['stem']['kernel'], 1.0 - 0.5 * 0.1 * 0.1, rtol=1e-6)
+
+
+STATS = {'norm': {'mean': jnp.zeros(3), 'var': jnp.ones(3)},
+         'last': {'norm': {'mean': jnp.zeros(2), 'var': jnp.ones(2)}}}
+
+
+@pytest.mark.parametrize(('rules', 'params', 'norms'), [
+    ((('norm', {'freeze': True}),), {'norm/scale'}, {'norm', 'last/norm'}),
+    ((('^norm/', {'freeze': 'params'}),), {'norm/scale'}, set()),
+    ((('^norm/', {'freeze': 'statistics'}),), set(), {'norm'}),
+    ((('.', {'freeze': 'statistics'}), ('^norm/', {'freeze': False})), set(), {'last/norm'}),
+    ((('.', {'freeze': True}), ('^norm/', {'freeze': False, 'lr': 2.0})),
+     {'stem/kernel', 'stem/bias', 'head/kernel', 'head/bias'}, {'last/norm'}),
+    ((('^norm/', {'freeze': 'params'}), ('^norm/', {'freeze': 'statistics'})), {'norm/scale'}, {'norm'}),
+    ((('kernel', {'lr': 0.1}),), set(), set()),
+])
+def test_parameters_and_statistics_are_frozen_together_or_each_by_name(rules, params, norms):
+  found = optim.frozen_at(0, PARAMS, STATS, rules)
+  assert (set(found[0]), set(found[1])) == (params, norms)
+
+
+def test_what_is_frozen_until_a_step_thaws_there():
+  rules = (('^stem', {'until': 10}), ('norm', {'freeze': 'statistics', 'until': 20}), ('^head/bias', {'freeze': True}))
+  assert optim.thaws(rules) == (10, 20)
+  found = [optim.frozen_at(step, PARAMS, STATS, rules) for step in (0, 9, 10, 19, 20)]
+  assert [len(params) for params, _ in found] == [3, 3, 1, 1, 1]
+  assert [len(norms) for _, norms in found] == [2, 2, 2, 2, 0]
+
+
+@pytest.mark.parametrize(('values', 'message'), [
+    ({'freeze': 'stats'}, "freeze is 'stats'; it is True, False, 'params' or 'statistics'"),
+    ({'freeze': False, 'until': 3}, 'until is 3; it is a number of steps, with freeze'),
+    ({'until': '3 epochs'}, "until is '3 epochs'; it is a number of steps"),
+])
+def test_a_rule_with_a_wrong_value_is_an_error(values, message):
+  with pytest.raises(ValueError, match=message):
+    optim.parameter_rules(PARAMS, (('stem', values),))
+
+
+def test_a_rule_for_statistics_that_matches_none_is_an_error_that_names_them():
+  with pytest.raises(ValueError, match=r"optim.rules 'stem' matches no BatchNorm; there are .*norm/mean"):
+    optim.frozen_at(0, PARAMS, STATS, (('stem', {'freeze': 'statistics'}),))

@@ -3,12 +3,15 @@
 import contextlib
 
 import chex
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from tests.train import toy
+from vision_jax.models.noise import Dropout
 from vision_jax.tasks import base
 from vision_jax.train import step as step_lib
 from vision_jax.train.state import create_state, to_host
@@ -143,7 +146,9 @@ from tests.train.test_step import run
 from vision_jax.train.state import create_state
 out = {}
 norm = {'task': toy.ToyTask(toy.Net(norm=True))}
-for name, options in {'plain': {}, 'accumulated': {'accumulate': 2}, 'norm': norm}.items():
+noise = {'task': toy.ToyTask(toy.Net(dropout=0.5))}
+for name, options in {'plain': {}, 'accumulated': {'accumulate': 2}, 'norm': norm, 'noise': noise,
+                      'noise accumulated': {'accumulate': 2, **noise}}.items():
     out[name] = run(loader=toy.loader(48, batch_size=16), **options)
 out['devices'] = jax.local_device_count()
 from vision_jax.train import step as step_lib
@@ -184,6 +189,32 @@ def test_one_device_and_eight_give_the_same_parameters_with_very_uneven_objects(
   for name in ('plain', 'accumulated'):
     chex.assert_trees_all_close(one[name][0].params, eight[name][0].params, rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_close(one[name][1], eight[name][1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.medium
+def test_one_device_and_eight_draw_the_same_noise_and_so_do_micro_batches(one_and_eight):
+  one, eight = one_and_eight
+  for name in ('noise', 'noise accumulated'):
+    chex.assert_trees_all_close(one[name][0].params, eight[name][0].params, rtol=1e-4, atol=1e-6)
+  # Sums of float32 in another order.
+  chex.assert_trees_all_close(one['noise'][0].params, one['noise accumulated'][0].params, rtol=1e-4, atol=1e-6)
+  differs = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), one['noise'][0].params, one['plain'][0].params)
+  assert max(jax.tree.leaves(differs)) > 1e-3
+
+
+def test_noise_differs_from_step_to_step_and_from_example_to_example_and_leaves_no_state():
+  class Ones(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train=False):
+      return Dropout(0.5)(jnp.ones((len(x), 64)), train=train)
+
+  batch = {'image': np.zeros((4, 2, 2, 3)), 'position': np.arange(4)}
+  drawn = [base.apply_module(Ones(), {}, {}, batch, key=jax.random.key(seed), train=True) for seed in (0, 1)]
+  rows = {tuple(row.tolist()) for out, _ in drawn for row in out}
+  assert len(rows) == 8
+  assert [state for _, state in drawn] == [{}, {}]
+  kept, _ = base.apply_module(Ones(), {}, {}, batch, key=jax.random.key(0), train=False)
+  assert (np.asarray(kept) == 1).all()
 
 
 @pytest.mark.medium

@@ -11,6 +11,7 @@ import numpy as np
 
 from vision_jax.conventions import ClassMap, Term
 from vision_jax.data.loader import Loader
+from vision_jax.models.noise import Dropout
 from vision_jax.tasks import base
 
 CLASSES = ClassMap(('spot',))
@@ -45,16 +46,18 @@ class Uneven:
 
 
 class Net(nn.Module):
-  """Four numbers for an image, with a batch norm in between where asked for."""
+  """Four numbers for an image, with a batch norm or dropout in between where asked for."""
 
   norm: bool = False
+  dropout: float = 0.0
 
   @nn.compact
   def __call__(self, x, *, train: bool = False):
     x = nn.Conv(4, (3, 3), strides=4)(x)
     if self.norm:
       x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
-    return nn.Dense(4)(jnp.tanh(x).reshape(x.shape[0], -1))
+    x = Dropout(self.dropout)(jnp.tanh(x).reshape(x.shape[0], -1), train=train)
+    return nn.Dense(4)(x)
 
 
 class Mean(nn.Module):
@@ -79,7 +82,7 @@ class ToyTask:
     return base.init_module(self.module, key, batch)
 
   def loss(self, params, model_state, batch, key, step, train):
-    out, model_state = base.apply_module(self.module, params, model_state, batch['image'], train=train)
+    out, model_state = base.apply_module(self.module, params, model_state, batch, key=key, train=train)
     valid = batch['valid'][:, None] & batch['boxes_valid']
     boxes = jnp.where(valid[..., None], batch['boxes'] / 8.0, 0.0)
     distance = jnp.square(out[:, None] - boxes).sum(-1)

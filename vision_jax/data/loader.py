@@ -47,6 +47,8 @@ class Loader:
     canvas: (h, w) of the network's input, in pixels, or several of them. Of several, training draws one for every
       `canvas_every` batches, by (seed, step // canvas_every), the same in all shards; evaluation takes the first. A
       step function compiles once for each.
+    eval_canvas: (h, w) of an evaluation, where it is none of them: networks that average over their last map may see
+      larger images there than in training (Touvron et al., arXiv 1906.06423).
     resize: a policy out of `resize.RESIZES`, or (name, options).
     augment: (name, options) pairs out of `augment.AUGMENTATIONS` and `augment.MIXES`, in this order, for training only;
       what `augment.BEFORE_RESIZE` names works on the image as it was read, the others on the canvas's content.
@@ -84,7 +86,7 @@ class Loader:
   (11, (32, 16, 24, 3), [16, 16], (32,))
   """
 
-  def __init__(self, source: Any, *, batch_size: int, canvas: Size | Sequence[Size],
+  def __init__(self, source: Any, *, batch_size: int, canvas: Size | Sequence[Size], eval_canvas: Size | None = None,
                resize: str | tuple[str, Mapping[str, Any]] = 'letterbox',
                augment: Sequence[tuple[str, dict[str, Any]]] = (), max_objects: int = 100,
                fields: Sequence[str] | None = None, seed: int = 0, workers: int | None = None,
@@ -92,13 +94,14 @@ class Loader:
                mean: Sequence[float] = (0.0, 0.0, 0.0), std: Sequence[float] = (1.0, 1.0, 1.0)):
     self.source, self.batch_size, self.seed = source, int(batch_size), int(seed)
     self.canvases, self.canvas_every = _check_canvases(canvas), int(canvas_every)
+    self.canvas = self.canvases[0] if eval_canvas is None else _check_canvases(eval_canvas)[0]  # of an evaluation
     self.max_objects, self.mean, self.std = int(max_objects), tuple(mean), tuple(std)
     self.workers = min(4, os.cpu_count() or 1) if workers is None else int(workers)
     self.shard = _check_shard(shard, self.batch_size)
     self.fields = _check_fields(source, fields)
     self.dropped_objects = 0
     self.seconds_waited = 0.0
-    self._resize = resize_policy(resize)
+    self.resize, self._resize = resize, resize_policy(resize)
     self._augment = compose(augment, resize) if augment else None
     self._mixed = 'label' in self.fields and gives_mixed_labels(augment)
     self._lock = threading.Lock()
@@ -124,11 +127,6 @@ class Loader:
   def eval_steps(self) -> int:
     """The batches of an evaluation, the last one padded; the same for every shard."""
     return -(-len(self.source) // self.batch_size)
-
-  @property
-  def canvas(self) -> Size:
-    """(h, w) of an evaluation, the first of `canvases`."""
-    return self.canvases[0]
 
   def canvas_of(self, step: int) -> Size:
     """(h, w) of the training batch of one step, the same in all shards.

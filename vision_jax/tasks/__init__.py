@@ -8,11 +8,11 @@ from flax import linen as nn
 
 from vision_jax.conventions import ClassMap, check_options, find, option_names
 from vision_jax.tasks.base import Task, resolve_weights
-from vision_jax.tasks.classification import Classification
+from vision_jax.tasks.classification import Classification, Features
 from vision_jax.tasks.detection import Detection, yolov3
 from vision_jax.tasks.segmentation import Segmentation
 
-__all__ = ['Classification', 'Detection', 'Segmentation', 'Task', 'create', 'names', 'resolve_weights']
+__all__ = ['Classification', 'Detection', 'Features', 'Segmentation', 'Task', 'create', 'names', 'resolve_weights']
 
 TASKS = {'classification': Classification, 'segmentation': Segmentation, 'yolov3': yolov3}
 

@@ -41,17 +41,21 @@ class Task(Protocol):
     """Fresh whole-dataset accumulators (`metrics.base.Accumulator`)."""
 
 
-def apply_module(module: nn.Module, params: Any, model_state: Mapping[str, Any], image: Array, *, train: bool
-                 ) -> tuple[Any, Mapping[str, Any]]:
-  """The module's outputs on images [B, H, W, 3], and its state after them (unchanged unless `train`).
+def apply_module(module: nn.Module, params: Any, model_state: Mapping[str, Any], batch: Batch, *, key: Array,
+                 train: bool) -> tuple[Any, Mapping[str, Any]]:
+  """The module's outputs on `batch['image']` [B, H, W, 3], and its state after them (unchanged unless `train`).
 
-  The module gets no random key, so one that draws noise is refused by Linen: a key shared by all devices would repeat
-  itself on each of them. What a task draws, it folds from (key, `batch['position']`).
+  In training the module draws its noise (`models.noise`) from the key, which all devices share, and the place of each
+  example in the global batch, the variable 'position' of the collection 'example': the same noise on one device and on
+  eight. The collection is no state, and does not come back. What a task draws itself, it folds from (key,
+  `batch['position']`) too.
   """
   variables = {'params': params, **model_state}
   if not train:
-    return module.apply(variables, image, train=False), model_state
-  outputs, updated = module.apply(variables, image, train=True, mutable=list(model_state))
+    return module.apply(variables, batch['image'], train=False), model_state
+  variables['example'] = {'position': batch['position']}
+  outputs, updated = module.apply(variables, batch['image'], train=True, mutable=list(model_state),
+                                  rngs={'dropout': key})
   return outputs, {**model_state, **updated}
 
 

@@ -40,7 +40,7 @@ class Classification:
     return base.init_module(self.module, key, batch)
 
   def loss(self, params: Any, model_state: Any, batch: Batch, key: Array, step: Array, train: bool):
-    logits, model_state = base.apply_module(self.module, params, model_state, batch['image'], train=train)
+    logits, model_state = base.apply_module(self.module, params, model_state, batch, key=key, train=train)
     valid, label = batch['valid'], batch['label']
     cross_entropy = losses.softmax_cross_entropy(logits, label, label_smoothing=self.label_smoothing)
     if 'mix' in batch:
@@ -58,3 +58,18 @@ class Classification:
 
   def metrics(self) -> list[Any]:
     return [metrics.TopK(), metrics.Confusion(self.classes)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+  """What a classifier makes of an image before it classifies; it can predict, and is no task to train.
+
+  Args:
+    module: maps images [B, H, W, 3] to features [B, C], as a classifier does with `num_classes=0`.
+  """
+
+  module: nn.Module
+  fields: ClassVar[tuple[str, ...]] = ('label',)
+
+  def predict(self, variables: Variables, batch: Batch) -> dict[str, Array]:
+    return {'features': self.module.apply(variables, batch['image'], train=False).astype(jnp.float32)}

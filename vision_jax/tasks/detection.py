@@ -40,7 +40,7 @@ class Detection:
     return base.init_module(self.module, key, batch)
 
   def loss(self, params: Any, model_state: Any, batch: Batch, key: Array, step: Array, train: bool):
-    outputs, model_state = base.apply_module(self.module, params, model_state, batch['image'], train=train)
+    outputs, model_state = base.apply_module(self.module, params, model_state, batch, key=key, train=train)
     return self.criterion(outputs, batch), {}, model_state
 
   def predict(self, variables: Variables, batch: Batch) -> dict[str, Array]:

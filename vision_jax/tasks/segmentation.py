@@ -45,7 +45,7 @@ class Segmentation:
     return base.init_module(self.module, key, batch)
 
   def loss(self, params: Any, model_state: Any, batch: Batch, key: Array, step: Array, train: bool):
-    logits, model_state = base.apply_module(self.module, params, model_state, batch['image'], train=train)
+    logits, model_state = base.apply_module(self.module, params, model_state, batch, key=key, train=train)
     terms = losses.segmentation_loss(logits, batch['segmentation'], class_weights=self.class_weights,
                                      label_smoothing=self.label_smoothing, dice_over=self.dice_over,
                                      dice_alpha=self.dice_alpha, dice_beta=self.dice_beta,

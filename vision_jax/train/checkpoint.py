@@ -7,10 +7,12 @@ knows (the metrics, the early stopping's counters). The only file of the project
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import json
 import pathlib
 from typing import Any
 import warnings
 
+from flax import traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -19,6 +21,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from vision_jax.train.state import to_host
 
 SHOWN = 5  # names of each kind in an error line
+_VARIABLES, _RECORD = 'variables', 'weights.json'  # in the folder of `save_variables`
 
 
 class Checkpoints:
@@ -104,16 +107,40 @@ class Checkpoints:
         warnings.warn(f'checkpoint {candidate} in {self.folder} is damaged; trying the one before', stacklevel=2)
     raise ValueError(f'no whole checkpoint in {self.folder}; damaged: {", ".join(damaged)}; start a fresh --workdir')
 
+  def variables(self, step: int) -> dict[str, Any]:
+    """What evaluation uses of the state at a step, by collection, whatever the model was: the average if there is one.
+
+    Raises:
+      ValueError: a checkpoint that cannot be read.
+    """
+    try:
+      state, _ = self._arrays(step, self._stored(step))
+    except Exception as error:  # orbax raises many kinds for a damaged file
+      raise ValueError(f'checkpoint {step} in {self.folder} is damaged ({type(error).__name__}); choose another step '
+                       'or run') from error
+    chosen: dict[str, np.ndarray] = {}
+    for prefix in ('params/', 'model_state/', 'ema/'):  # the later ones win
+      own = {name: array for name, array in state.items() if name.startswith(prefix)}
+      chosen |= {name if prefix == 'params/' else name.removeprefix(prefix): array for name, array in own.items()}
+    return traverse_util.unflatten_dict(chosen, sep='/')
+
   def _read(self, like: Any, step: int) -> tuple[Any, dict[str, Any]]:
-    wanted = _flat(like)
-    stored = self._manager.item_metadata(step)['state']
-    stored = getattr(stored, 'tree', stored)
+    wanted, stored = _flat(like), self._stored(step)
     _compare(stored, wanted, f'{self.folder}, step {step}')
+    state, host = self._arrays(step, stored)
+    return jax.tree.unflatten(jax.tree.structure(like), [state[name] for name in wanted]), host
+
+  def _stored(self, step: int) -> Mapping[str, Any]:
+    """What a checkpoint holds: name -> shape and dtype."""
+    stored = self._manager.item_metadata(step)['state']
+    return getattr(stored, 'tree', stored)
+
+  def _arrays(self, step: int, stored: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """All arrays of a checkpoint, and the host's record."""
     restore = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in stored}
     item = self._manager.restore(step, args=ocp.args.Composite(
         state=ocp.args.PyTreeRestore(restore_args=restore), host=ocp.args.JsonRestore()))
-    leaves = [np.asarray(item['state'][name]) for name in wanted]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), item['host']
+    return {name: np.asarray(item['state'][name]) for name in stored}, item['host']
 
   def wait(self) -> None:
     """Waits until what was saved is on the disk."""
@@ -122,6 +149,59 @@ class Checkpoints:
   def close(self) -> None:
     """Waits for the disk and ends the background threads."""
     self._manager.close()
+
+
+# Variables alone, for weights that come from elsewhere.
+
+
+def save_variables(folder: str | pathlib.Path, variables: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+  """Writes variables, and beside them what is known about them.
+
+  Args:
+    folder: made where it is missing; an older save in it is replaced.
+    variables: by collection, nested dicts of arrays.
+    record: for JSON; a config's `model.weights` reads `model`, with its `name` and options, and `preprocessing`.
+  """
+  folder = pathlib.Path(folder).absolute()
+  folder.mkdir(parents=True, exist_ok=True)
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    checkpointer.save(folder / _VARIABLES, args=ocp.args.PyTreeSave(_flat(to_host(dict(variables)))), force=True)
+  unfinished = folder / f'{_RECORD}.tmp'
+  unfinished.write_text(json.dumps(dict(record), indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+  unfinished.replace(folder / _RECORD)
+
+
+def load_variables(folder: str | pathlib.Path) -> dict[str, Any]:
+  """The variables that `save_variables` wrote: nested dicts of NumPy arrays, by collection.
+
+  Raises:
+    ValueError: no such folder, or a damaged one.
+  """
+  path = pathlib.Path(folder).absolute() / _VARIABLES
+  if not path.is_dir():
+    raise ValueError(f'{folder} holds no variables; give a folder that experiments/import_weights.py wrote')
+  try:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+      stored = checkpointer.metadata(path).item_metadata
+      restore = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in getattr(stored, 'tree', stored)}
+      flat = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=restore))
+  except Exception as error:  # orbax raises many kinds for a damaged file
+    raise ValueError(f'the variables in {folder} are damaged ({type(error).__name__}); import them again') from error
+  return traverse_util.unflatten_dict({name: np.asarray(array) for name, array in flat.items()}, sep='/')
+
+
+def read_record(folder: str | pathlib.Path) -> dict[str, Any]:
+  """What `save_variables` wrote beside variables.
+
+  Raises:
+    ValueError: there is none, or it is no JSON.
+  """
+  path = pathlib.Path(folder) / _RECORD
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except (OSError, ValueError) as error:
+    raise ValueError(f'{path} cannot be read ({type(error).__name__}); give a folder that '
+                     'experiments/import_weights.py wrote') from error
 
 
 class _Mismatch(ValueError):

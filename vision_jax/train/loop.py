@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import functools
 import math
@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import optax
 
+from vision_jax.conventions import Variables
 from vision_jax.tasks.base import Task
 from vision_jax.train import evaluate as evaluate_lib
 from vision_jax.train import step as step_lib
@@ -28,6 +29,7 @@ def fit(task: Task, optimiser: optax.GradientTransformation, train_loader: Any, 
         folder: str | pathlib.Path, *, steps: int, schedule: optax.Schedule, seed: int = 0, accumulate: int = 1,
         ema_decay: float | None = None, log_every: int = 20, eval_every: int = 500, checkpoint_every: int = 500,
         best: str | None = None, best_mode: str = 'max', patience: int | None = None, min_delta: float = 0.0,
+        phases: Sequence[tuple[int, Task]] = (), initial: Callable[[], tuple[Variables, str]] | None = None,
         stop_after: int | None = None, started: float | None = None) -> tuple[TrainState, dict[str, float]]:
   """Trains a task, or continues the run that `folder` holds, to the bit as if it had never stopped.
 
@@ -49,6 +51,9 @@ def fit(task: Task, optimiser: optax.GradientTransformation, train_loader: Any, 
     best_mode: 'max' or 'min'.
     patience: evaluations without a better `best` after which training ends early.
     min_delta: by how much it must be better to count for `patience`.
+    phases: pairs (step, task), in order: after that step another task with the same variables is trained, of which
+      other parts are frozen, say. `task` makes the first steps, and is evaluated.
+    initial: gives the variables that a fresh run begins with, and the lines to say about them.
     stop_after: steps that this call makes at most; the run can be continued.
     started: `time.perf_counter()` of the program's start, for the time to the first step.
 
@@ -62,15 +67,18 @@ def fit(task: Task, optimiser: optax.GradientTransformation, train_loader: Any, 
   step_lib.check_batch_size(train_loader.batch_size, accumulate=accumulate)
   folder = pathlib.Path(folder)
   checkpoints = Checkpoints(folder / 'checkpoints', best=best, mode=best_mode)
-  state, stopping = _start(checkpoints, task, optimiser, train_loader, seed, ema_decay is not None,
-                           _Stopping(best, best_mode, patience, min_delta))
-  train_step = step_lib.make_train_step(task, optimiser, seed=seed, accumulate=accumulate, ema_decay=ema_decay)
+  state, stopping, said = _start(checkpoints, task, optimiser, train_loader, seed, ema_decay is not None,
+                                 _Stopping(best, best_mode, patience, min_delta), initial)
+  step_of = functools.cache(functools.partial(step_lib.make_train_step, optimiser=optimiser, seed=seed,
+                                              accumulate=accumulate, ema_decay=ema_decay))
   eval_step = step_lib.make_eval_step(task)
   first = int(state.step)
   state = step_lib.replicate(state)
   last = steps if stop_after is None else min(steps, first + stop_after)
   last = first if stopping.done else last
   log = Log(folder, steps=steps, batch_size=train_loader.batch_size, start=first, primary=jax.process_index() == 0)
+  for line in said.splitlines():
+    log.line(line)
   if first:
     log.line(f'continuing at step {first} of {steps}' if first < last else f'nothing is left to do at step {first}: '
              + (stopping.reason if stopping.done else 'the run is complete'))
@@ -79,7 +87,8 @@ def fit(task: Task, optimiser: optax.GradientTransformation, train_loader: Any, 
   try:
     with _interruptible() as interrupted:
       for step, batch in enumerate(batches, first + 1):
-        state, logs = train_step(state, step_lib.shard_batch(batch))
+        training = next((later for start, later in reversed(phases) if step > start), task)
+        state, logs = step_of(training)(state, step_lib.shard_batch(batch))
         window.add(step, logs)
         if step == first + 1:
           window.drain()
@@ -133,13 +142,15 @@ def summary(metrics: Mapping[str, float]) -> str:
 
 
 def _start(checkpoints: Checkpoints, task: Task, optimiser: Any, loader: Any, seed: int, ema: bool,
-           stopping: _Stopping) -> tuple[TrainState, _Stopping]:
-  """A fresh state, or the newest whole checkpoint's."""
+           stopping: _Stopping, initial: Callable[[], tuple[Variables, str]] | None
+           ) -> tuple[TrainState, _Stopping, str]:
+  """A fresh state, or the newest whole checkpoint's; and what is to be said about the weights it begins with."""
   batch = loader.batch(0)
   if not checkpoints.steps():
-    return create_state(task, optimiser, batch, seed=seed, ema=ema), stopping
+    variables, said = initial() if initial else (None, '')
+    return create_state(task, optimiser, batch, seed=seed, ema=ema, initial=variables), stopping, said
   state, stopping.record = checkpoints.restore(state_shapes(task, optimiser, batch, ema=ema))
-  return state, stopping
+  return state, stopping, ''
 
 
 class _Window:

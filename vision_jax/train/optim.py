@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import math
 import re
 from typing import Any
 
@@ -111,42 +112,108 @@ def create_schedule(*, lr: float, steps: int, schedule: str = 'cosine', warmup_s
 
 
 def parameter_rules(params: Any, rules: Rules) -> Any:
-  """For each parameter a dict(freeze, lr, decay): multipliers of the learning rate and of the weight decay.
+  """For each parameter a dict(frozen, lr, decay): until when it is frozen, and two multipliers.
 
   Args:
     params: the parameters, or their shapes.
-    rules: pairs (regex, dict with some of `freeze`, `lr`, `decay`); a regex is searched in the parameter's path
+    rules: pairs (regex, dict with some of the keys below); a regex is searched in the parameter's path
       ('layer1_0/conv1/kernel'), and later rules win. Without a rule, weight decay spares vectors and scalars: norms and
-      biases.
+      biases. `freeze` is True for the parameters and the BatchNorms whose statistics have such a path
+      ('layer1_0/bn1/mean'), 'params' or 'statistics' for one of the two, or False; `until` is the number of steps
+      after which that ends (and means `freeze=True` where it stands alone); `lr` and `decay` multiply the learning
+      rate and the weight decay.
+
+  Returns:
+    A tree of dicts. `frozen` is the number of first steps in which a parameter does not move, infinite for ever.
 
   Raises:
     ValueError: a rule that matches no parameter, or that sets something unknown.
   """
+  rules = [rule for rule in map(_checked, rules) if set(rule[1]) - {'until'} != {'freeze'} or
+           rule[1]['freeze'] != 'statistics']
   matched = {pattern: 0 for pattern, _ in rules}
-  for pattern, values in rules:
-    check_options(f'optim.rules {pattern!r}', ('freeze', 'lr', 'decay'), values)
-    try:
-      re.compile(pattern)
-    except re.error as error:
-      raise ValueError(f'optim.rules {pattern!r} is no regular expression: {error}') from None
 
   def settings(path, leaf):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
-    chosen = {'freeze': False, 'lr': 1.0, 'decay': 1.0 if len(leaf.shape) > 1 else 0.0}
+    chosen = {'frozen': 0, 'lr': 1.0, 'decay': 1.0 if len(leaf.shape) > 1 else 0.0}
     for pattern, values in rules:
       if re.search(pattern, name):
         matched[pattern] += 1
-        chosen.update(values)
+        chosen.update({key: values[key] for key in ('lr', 'decay') if key in values}, **_frozen(values, 'params'))
     return chosen
 
   table = jax.tree_util.tree_map_with_path(settings, params)
+  _refuse_idle(matched, 'parameter', params)
+  return table
+
+
+def frozen_at(step: int, params: Any, batch_stats: Any, rules: Rules) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """What the rules freeze in the training step after `step` others: paths of parameters, paths of BatchNorms.
+
+  Args:
+    step: 0 or more.
+    params: the parameters, or their shapes.
+    batch_stats: the collection of the BatchNorms' statistics, or their shapes.
+    rules: as in `parameter_rules`.
+
+  Raises:
+    ValueError: a rule of `freeze='statistics'` that matches none.
+  """
+  table = jax.tree_util.tree_leaves_with_path(parameter_rules(params, rules), is_leaf=_is_setting)
+  frozen = tuple(jax.tree_util.keystr(path, simple=True, separator='/') for path, s in table if step < s['frozen'])
+  rules = [_checked(rule) for rule in rules]
+  matched = {pattern: 0 for pattern, values in rules if values.get('freeze') == 'statistics'}
+  norms: dict[str, float] = {}
+  for path, _ in jax.tree_util.tree_leaves_with_path(batch_stats):
+    name, until = jax.tree_util.keystr(path, simple=True, separator='/'), 0
+    for pattern, values in rules:
+      if re.search(pattern, name):
+        matched.update({pattern: 1} if pattern in matched else {})
+        until = _frozen(values, 'statistics').get('frozen', until)
+    norm = name.rpartition('/')[0]
+    norms[norm] = max(until, norms.get(norm, 0))
+  _refuse_idle(matched, 'BatchNorm', batch_stats)
+  return frozen, tuple(norm for norm, until in norms.items() if step < until)
+
+
+def thaws(rules: Rules) -> tuple[int, ...]:
+  """The steps after which something that was frozen begins to learn, in order."""
+  return tuple(sorted({values['until'] for _, values in map(_checked, rules) if 'until' in values}))
+
+
+def _checked(rule: tuple[str, Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+  """A rule whose keys, values and regex are sound, its `freeze` written out."""
+  pattern, values = rule
+  where = f'optim.rules {pattern!r}'
+  check_options(where, ('freeze', 'until', 'lr', 'decay'), values)
+  try:
+    re.compile(pattern)
+  except re.error as error:
+    raise ValueError(f'{where} is no regular expression: {error}') from None
+  values = {**({'freeze': True} if 'until' in values else {}), **values}
+  if values.get('freeze', False) not in (True, False, 'params', 'statistics'):
+    raise ValueError(f"{where}: freeze is {values['freeze']!r}; it is True, False, 'params' or 'statistics'")
+  if 'until' in values and (not isinstance(values['until'], int) or values['until'] < 0 or not values['freeze']):
+    raise ValueError(f'{where}: until is {values["until"]!r}; it is a number of steps, with freeze')
+  return pattern, values
+
+
+def _frozen(values: Mapping[str, Any], kind: str) -> dict[str, float]:
+  """What a rule says about the freezing of 'params' or 'statistics', if anything."""
+  freeze = values.get('freeze')
+  if freeze not in (True, False, kind):
+    return {}
+  return {'frozen': values.get('until', math.inf) if freeze else 0}
+
+
+def _refuse_idle(matched: Mapping[str, int], kind: str, tree: Any) -> None:
+  """Refuses rules that matched nothing."""
   for pattern, count in matched.items():
     if not count:
       known = [jax.tree_util.keystr(path, simple=True, separator='/')
-               for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+               for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
       shown = ', '.join(known[:6]) + (f', ... ({len(known)} in all)' if len(known) > 6 else '')
-      raise ValueError(f'optim.rules {pattern!r} matches no parameter; there are {shown}')
-  return table
+      raise ValueError(f'optim.rules {pattern!r} matches no {kind}; there are {shown or "none"}')
 
 
 def create(name: str, schedule: optax.Schedule, params: Any, *, weight_decay: float = 0.0, clip: float | None = None,
@@ -160,7 +227,8 @@ def create(name: str, schedule: optax.Schedule, params: Any, *, weight_decay: fl
     params: the parameters, or their shapes.
     weight_decay: for what `rules` does not set otherwise, of kernels only.
     clip: the largest global norm of the gradient of what is trained.
-    rules: see `parameter_rules`. A frozen parameter has no gradient in the norm, no decay and no moments.
+    rules: see `parameter_rules`. While it is frozen, a parameter has no gradient in the norm and no decay; it has no
+      moments, or they begin when it thaws.
     **options: of the optimiser (`momentum`, `nesterov`, `b1`, `b2`, `eps`, `decay_rate`).
   """
   scale, decoupled = find(_SCALES, 'optimiser', name)
@@ -171,19 +239,32 @@ def create(name: str, schedule: optax.Schedule, params: Any, *, weight_decay: fl
     return jax.tree.map(test, table, is_leaf=_is_setting)
 
   settings = jax.tree.leaves(table, is_leaf=_is_setting)
-  decays = sorted({s['decay'] for s in settings if s['decay'] and not s['freeze']})
-  decay = [optax.add_decayed_weights(weight_decay * d, where(lambda s, d=d: s['decay'] == d and not s['freeze']))
-           for d in decays if weight_decay]
+
+  def moving(start: float) -> list[optax.GradientTransformation]:
+    """What makes updates of the gradients of the parameters that learn from this step on."""
+    decays = sorted({s['decay'] for s in settings if s['decay'] and s['frozen'] == start})
+    decay = [optax.add_decayed_weights(weight_decay * d, where(lambda s, d=d: s['decay'] == d and s['frozen'] == start))
+             for d in decays if weight_decay]
+    moments = optax.masked(scale(**options), where(lambda s: s['frozen'] == start))
+    return [moments, *decay] if decoupled else [*decay, moments]
+
+  def later(start: float, transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Zeroes what has to wait for this step, and keeps the transformation as it began until then."""
+    return optax.masked(optax.conditionally_mask(transformation, lambda step: step >= start),
+                        where(lambda s: s['frozen'] == start))
+
+  starts = sorted({s['frozen'] for s in settings if 0 < s['frozen'] < math.inf})
   multipliers = [optax.masked(optax.scale(m), where(lambda s, m=m: s['lr'] == m))
                  for m in sorted({s['lr'] for s in settings} - {1.0})]
-  moments = optax.masked(scale(**options), where(lambda s: not s['freeze']))
   return optax.chain(
-      optax.masked(optax.set_to_zero(), where(lambda s: s['freeze'])),
+      optax.masked(optax.set_to_zero(), where(lambda s: s['frozen'] == math.inf)),
+      *(later(start, optax.identity()) for start in starts),
       *([optax.clip_by_global_norm(clip)] if clip else []),
-      *([moments, *decay] if decoupled else [*decay, moments]),
+      *moving(0),
+      *(later(start, optax.chain(*moving(start))) for start in starts),
       *multipliers,
       optax.scale_by_learning_rate(schedule))
 
 
 def _is_setting(x: Any) -> bool:
-  return isinstance(x, dict) and set(x) == {'freeze', 'lr', 'decay'}
+  return isinstance(x, dict) and set(x) == {'frozen', 'lr', 'decay'}

@@ -43,7 +43,7 @@ def averaged(params: Any, model_state: Any) -> dict[str, Any]:
 
 
 def create_state(task: Task, optimiser: optax.GradientTransformation, batch: Batch, *, seed: int = 0,
-                 ema: bool = False) -> TrainState:
+                 ema: bool = False, initial: Variables | None = None) -> TrainState:
   """A fresh state on the host, as NumPy, with no buffer held twice (a donated one would crash pmap on the CPU).
 
   Args:
@@ -52,8 +52,18 @@ def create_state(task: Task, optimiser: optax.GradientTransformation, batch: Bat
     batch: one example batch, for shapes.
     seed: of the parameters.
     ema: whether to keep a moving average.
+    initial: the variables to begin with, in place of those that `init` draws.
+
+  Raises:
+    ValueError: initial variables of other names or shapes than the task's.
   """
-  return to_host(jax.jit(lambda key, batch: _fresh(task, optimiser, batch, key, ema))(jax.random.key(seed), batch))
+  if initial is None:
+    return to_host(jax.jit(lambda key, batch: _fresh(task, optimiser, batch, key, ema))(jax.random.key(seed), batch))
+  shapes = jax.eval_shape(task.init, jax.random.key(seed), batch)
+  differ = sorted(_shapes_by_path(shapes).items() ^ _shapes_by_path(initial).items())
+  if differ:
+    raise ValueError(f'initial variables do not fit the task: {", ".join(f"{n} {s}" for n, s in differ[:4])}')
+  return to_host(jax.jit(lambda variables: _state(variables, optimiser, ema))(to_host(initial)))
 
 
 def state_shapes(task: Task, optimiser: optax.GradientTransformation, batch: Batch, *, ema: bool = False) -> TrainState:
@@ -62,10 +72,19 @@ def state_shapes(task: Task, optimiser: optax.GradientTransformation, batch: Bat
 
 
 def _fresh(task: Task, optimiser: optax.GradientTransformation, batch: Batch, key: Array, ema: bool) -> TrainState:
-  variables = dict(task.init(key, batch))
+  return _state(task.init(key, batch), optimiser, ema)
+
+
+def _state(variables: Variables, optimiser: optax.GradientTransformation, ema: bool) -> TrainState:
+  variables = dict(variables)
   params = variables.pop('params')
   return TrainState(step=jnp.zeros((), jnp.int32), params=params, model_state=variables,
                     opt_state=optimiser.init(params), ema=averaged(params, variables) if ema else {})
+
+
+def _shapes_by_path(tree: Any) -> dict[str, tuple[int, ...]]:
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape)
+          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def to_host(state: Any) -> Any:
