@@ -27,6 +27,7 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=('vision_jax', 'vision_jax.*')),
+  package_data={'vision_jax.pretrained': ['*.tsv', '*.txt']},
   install_requires=requirements(),
   extras_require={
     'cuda': ['jax[cuda13]>=0.10.2'],

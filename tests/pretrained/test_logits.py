@@ -1,0 +1,17 @@
+"""Our classifiers compute what torchvision's do, to 1e-4 of the largest logit, with every parameter in its place."""
+
+import pytest
+
+from tests.pretrained import formula
+
+# The cheapest of every family; the others are slow.
+CHEAP = ('alexnet', 'vgg11', 'squeezenet1_1', 'googlenet', 'inception_v3', 'resnet18', 'densenet121',
+         'shufflenet_v2_x0_5', 'regnet_y_400mf', 'mobilenet_v2', 'mobilenet_v3_small', 'mnasnet0_5', 'efficientnet_b0',
+         'convnext_tiny', 'vit_b_32', 'swin_v2_t', 'maxvit_t')
+ALL = tuple(sorted(set(formula.golden('classifier_logits')[1].files)))
+
+
+@pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.medium if name in CHEAP else pytest.mark.slow)
+                                  for name in ALL])
+def test_logits_equal_torchvisions(name):
+  assert formula.error(name)[0] < formula.TOLERANCE

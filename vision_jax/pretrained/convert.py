@@ -1,0 +1,413 @@
+"""Weights into a model's variables, and back, with a report of what was loaded and what was not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+import functools
+import math
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vision_jax import models
+from vision_jax.conventions import Variables
+from vision_jax.models.classification.vit import resize_position_embeddings
+from vision_jax.models.layers import pair
+from vision_jax.pretrained import catalogue, names
+from vision_jax.pretrained.buffers import buffers
+from vision_jax.pretrained.readers import read_state_dict
+
+SHOWN = 4  # names of each kind in a line
+HEADS = ('fit', 'load', 'fresh')
+_SIZE = 224  # of the images that a model's shapes are taken with, where the model does not name its own
+_EXTRAS = ('aux',)  # options of a model that add what only training uses
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What became of weights; `print(report)` says it in a few lines.
+
+  Args:
+    source: the file or the name of published weights.
+    model: the class or name of the model.
+    loaded: the model's paths that the weights filled.
+    parameters: how many numbers that are, batch statistics aside.
+    head: paths of the head that was left as initialised, as it is for another number of classes or was to be fresh.
+    fresh: other paths left as initialised (only with `strict=False`).
+    unused: names in the weights without a place in the model: its head where `num_classes=0`, auxiliary heads where
+      they are off, anything with `strict=False`.
+    notes: a line each: what was resized, renamed, unpacked, or is not finite.
+    published: the row of the catalogue, where the weights have one.
+    preprocessing: options of the loader that belong to the weights: `resize`, `canvas`, `mean`, `std`. Empty: unknown.
+    categories: the class names of the weights' head. Empty: unknown.
+  """
+
+  source: str
+  model: str
+  loaded: tuple[str, ...]
+  parameters: int
+  head: tuple[str, ...] = ()
+  fresh: tuple[str, ...] = ()
+  unused: tuple[str, ...] = ()
+  notes: tuple[str, ...] = ()
+  published: catalogue.Published | None = None
+  preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  categories: tuple[str, ...] = ()
+
+  def __str__(self) -> str:
+    total = len(self.loaded) + len(self.head) + len(self.fresh)
+    lines = [f'{self.model}: {len(self.loaded)} of {total} arrays ({self.parameters:,} parameters) loaded from '
+             f'{self.source}']
+    for what, found in (('head not loaded, left as initialised', self.head),
+                        ('not loaded, left as initialised', self.fresh),
+                        ('in the weights, and not used', self.unused)):
+      if found:
+        lines.append(f'  {what}: {_some(found)}')
+    return '\n'.join([*lines, *(f'  {note}' for note in self.notes)])
+
+
+def load(source: str | pathlib.Path, model: nn.Module | str, *, like: Variables | None = None, head: str = 'fit',
+         strict: bool = True, key: jax.Array | None = None, place: str | None = None,
+         progress: bool = True) -> tuple[dict[str, Any], Report]:
+  """A model's variables out of published weights or a file of torch's or safetensors'.
+
+  Args:
+    source: a name such as 'resnet50:IMAGENET1K_V2' or 'resnet50:DEFAULT', which is downloaded once into
+      `cache_folder()`, or the path of a `.pth`, `.pt`, `.bin` or `.safetensors` file.
+    model: a module, or the name of one.
+    like, head, strict, key: as in `from_torch`.
+    place: where in a trainer's checkpoint the weights are, such as 'model_ema'; found when left out.
+    progress: whether a download shows its bar.
+
+  Returns:
+    (variables, report), the report with the preprocessing and the categories of published weights.
+
+  Raises:
+    ValueError: no such file or name, a file that cannot be read, weights that do not fit.
+  """
+  published, path = locate(source, progress=progress)
+  model = models.create(model) if isinstance(model, str) else model
+  state_dict = read_state_dict(path, key=place)
+  variables, report = from_torch(model, state_dict, like=like, head=head, strict=strict, key=key,
+                                 source=str(path) if published is None else f'{published.name} ({path})')
+  if published is None:
+    return variables, report
+  differ = [f'{name}={value!r}' for name, value in published.options.items()
+            if name != 'image_size' and getattr(model, name, value) != value]
+  notes = (*report.notes, *(f'the weights were trained with {option} of the model' for option in differ),
+           *([f'these weights have a licence of their own: {published.licence}'] if published.licence else []))
+  return variables, dataclasses.replace(report, notes=notes, published=published,
+                                        preprocessing=published.data_options(), categories=published.categories())
+
+
+def locate(source: str | pathlib.Path, *, progress: bool = True) -> tuple[catalogue.Published | None, pathlib.Path]:
+  """Where weights are: the row of published ones, or None, and the file, downloaded where it has to be.
+
+  Args:
+    source, progress: as in `load`.
+
+  Returns:
+    (row, path). A file that is a published one, by its name and its SHA-256, has its row too.
+
+  Raises:
+    ValueError: an unknown name; a download that fails.
+  """
+  if _is_file(source):
+    return catalogue.find_file(pathlib.Path(source)), pathlib.Path(source)
+  published = catalogue.find_published(str(source))
+  return published, catalogue.download(published, progress=progress)
+
+
+def create(source: str, *, key: jax.Array | None = None, progress: bool = True,
+           **options: Any) -> tuple[nn.Module, dict[str, Any], Report]:
+  """Published weights in the model that they belong to.
+
+  Args:
+    source: a name such as 'resnet50:IMAGENET1K_V2'.
+    key, progress: as in `load`.
+    **options: of the model, beside those that the weights ask for.
+
+  Returns:
+    (model, variables, report).
+
+  Raises:
+    ValueError: as in `load`; an option that the model does not have.
+  """
+  published = catalogue.find_published(source)
+  model = models.create(published.model, **{**published.options, **options})
+  return model, *load(source, model, key=key, progress=progress)
+
+
+def from_torch(model: nn.Module | str, state_dict: Mapping[str, np.ndarray], *, like: Variables | None = None,
+               head: str = 'fit', strict: bool = True, key: jax.Array | None = None,
+               source: str | None = None) -> tuple[dict[str, Any], Report]:
+  """A model's variables out of a torch state dict.
+
+  Args:
+    model: a module, or the name of one.
+    state_dict: name -> array in torch's layout, as `read_state_dict` gives.
+    like: the model's variables, or their shapes, where the model's own at 224 x 224 pixels are not meant. Where it
+      holds arrays, what the weights do not fill is taken from it.
+    head: 'fit' loads the head where it has as many classes and else leaves it as initialised, 'load' insists on it,
+      'fresh' never loads it. The head is what depends on `num_classes`.
+    strict: whether anything else that is missing, unexpected or of another shape is an error.
+    key: of the initialisation of what is left fresh; `jax.random.key(0)` when left out.
+    source: what the report calls the weights.
+
+  Returns:
+    (variables, report): nested dicts of float32 NumPy arrays, by collection, and what was loaded.
+
+  Raises:
+    ValueError: names that are missing, unexpected or of another shape, listed; an unknown `head` or model.
+
+  >>> from vision_jax.models.classification.resnet import resnet18
+  >>> model = resnet18(width=8, num_classes=10)
+  >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+  >>> state_dict = to_torch(model, variables)
+  >>> state_dict['layer1.0.conv1.weight'].shape
+  (8, 8, 3, 3)
+  >>> print(from_torch(model.clone(num_classes=3), state_dict, source='digits.pth')[1])
+  ResNet: 100 of 102 arrays (176,712 parameters) loaded from digits.pth
+    head not loaded, left as initialised: params/fc/bias, params/fc/kernel
+  """
+  given = {names.modern_name(name): array for name, array in state_dict.items()}
+  notes = list(getattr(state_dict, 'notes', ()))
+  renamed = sum(name not in state_dict for name in given)
+  if renamed:
+    notes.append(f'{renamed} names of an older checkpoint were modernised')
+  given = {name: array for name, array in given.items() if not names.is_buffer(name)}
+  return _fit(_TORCH, model, given, like=like, head=head, strict=strict, key=key, notes=notes,
+              source=source or getattr(state_dict, 'source', 'a state dict'))
+
+
+def from_variables(model: nn.Module | str, variables: Variables, *, like: Variables | None = None, head: str = 'fit',
+                   strict: bool = True, key: jax.Array | None = None,
+                   source: str = 'variables') -> tuple[dict[str, Any], Report]:
+  """A model's variables out of those of one like it, a head for another number of classes left fresh.
+
+  Args:
+    model, like, head, strict, key, source: as in `from_torch`.
+    variables: by collection, as `init` makes them or a checkpoint holds them.
+
+  Returns:
+    (variables, report), as `from_torch`.
+
+  Raises:
+    ValueError: as `from_torch`.
+  """
+  return _fit(_OURS, model, _flat(variables), like=like, head=head, strict=strict, key=key, source=source)
+
+
+def to_torch(model: nn.Module | str, variables: Variables) -> dict[str, np.ndarray]:
+  """The state dict of a model's variables, which torch loads strictly into the same model of torchvision.
+
+  Args:
+    model: the module, or the name of one; its options say what else torch's module keeps (position indices).
+    variables: by collection, `params` and `batch_stats`.
+
+  Returns:
+    name -> array in torch's layout, float32, with torch's buffers (`num_batches_tracked` 0), in natural order.
+  """
+  model = models.create(model) if isinstance(model, str) else model
+  flat = {path: np.asarray(leaf) for path, leaf in _flat(variables).items()}
+  found = {names.torch_name(path): names.to_torch(path, array) for path, array in flat.items()}
+  found |= buffers(model, flat)
+  return {name: found[name] for name in sorted(found, key=_natural)}
+
+
+# How a layout's names, shapes and arrays go with our paths.
+
+
+class _Layout(NamedTuple):
+  name: Callable[[str], str]
+  shape: Callable[[str, Iterable[int]], tuple[int, ...]]
+  convert: Callable[[str, np.ndarray, Iterable[int]], np.ndarray]
+
+
+_TORCH = _Layout(names.torch_name, names.torch_shape, names.to_flax)
+_OURS = _Layout(lambda path: path, lambda path, shape: tuple(shape), lambda path, array, shape: array)
+
+
+def _fit(layout: _Layout, model: nn.Module | str, given: Mapping[str, Any], *, like: Variables | None, head: str,
+         strict: bool, key: jax.Array | None, source: str, notes: Iterable[str] = ()) -> tuple[dict[str, Any], Report]:
+  """`from_torch` for any layout."""
+  if head not in HEADS:
+    raise ValueError(f'from_torch: head is {head!r}; it is one of {", ".join(HEADS)}')
+  title = model if isinstance(model, str) else type(model).__name__
+  model = models.create(model) if isinstance(model, str) else model
+  wanted = _flat(_shapes(model) if like is None else like)
+  arrays, missing, misshapen, notes = _match(layout, model, wanted, given, list(notes))
+  unexpected = sorted(given.keys() - {layout.name(path) for path in wanted}, key=_natural)
+  heads, extras = (_head(model), _extras(model)) if missing or misshapen or unexpected or head == 'fresh' else (
+      frozenset(), frozenset())
+  if head == 'fresh':
+    arrays = {path: array for path, array in arrays.items() if path not in heads}
+  lacking = [path for path in wanted if path not in arrays]
+  # Weights without any head are as good a backbone as those with another one.
+  headless = heads.issubset(missing)
+  fresh_head = [path for path in lacking if path in heads and (
+      head == 'fresh' or (head == 'fit' and (headless or path in misshapen)))]
+  if strict:
+    _refuse(title, source, {
+        'missing': [layout.name(path) for path in missing if path not in fresh_head],
+        'unexpected': [name for name in unexpected if name not in {*map(layout.name, (*heads, *extras))}],
+        'of another shape': [text for path, text in misshapen.items() if path not in fresh_head]})
+  for path in lacking:
+    arrays[path] = _initial(wanted[path])
+  drawn = tuple(path for path in lacking if arrays[path] is None)
+  if drawn:
+    arrays.update(_draw(model, drawn, jax.random.key(0) if key is None else key))
+  loaded = tuple(path for path in wanted if path not in lacking)
+  counted = sum(math.prod(wanted[path].shape) for path in loaded if path.startswith('params/'))
+  return nested(arrays), Report(source, title, loaded, counted, tuple(fresh_head),
+                                 tuple(path for path in lacking if path not in fresh_head), tuple(unexpected),
+                                 tuple(notes))
+
+
+def _match(layout: _Layout, model: nn.Module, wanted: Mapping[str, Any], given: Mapping[str, np.ndarray],
+           notes: list[str]) -> tuple[dict[str, np.ndarray], list[str], dict[str, str], list[str]]:
+  """The arrays that fit, the paths that have none, those of another shape with a text each, and notes."""
+  arrays, missing, misshapen, infinite = {}, [], {}, []
+  for path, leaf in wanted.items():
+    name, shape = layout.name(path), layout.shape(path, leaf.shape)
+    if name not in given:
+      missing.append(path)
+      continue
+    array = np.asarray(given[name])
+    if array.shape != shape and path.endswith('/pos_embedding') and _is_square(array.shape):
+      array, note = _resize_positions(model, array)
+      notes.append(note)
+    if array.shape != shape or not jnp.issubdtype(array.dtype, jnp.floating):
+      kind = '' if jnp.issubdtype(array.dtype, jnp.floating) else f' of {array.dtype}'
+      misshapen[path] = f'{name} {array.shape}{kind} for {shape}'
+      continue
+    # A copy, because the array may be a view of a file.
+    arrays[path] = np.array(layout.convert(path, array, leaf.shape), np.float32, order='C')
+    if not np.isfinite(arrays[path]).all():
+      infinite.append(name)
+  if infinite:
+    notes.append(f'not finite: {_some(infinite)}')
+  return arrays, missing, misshapen, notes
+
+
+def _is_square(shape: tuple[int, ...]) -> bool:
+  """Whether these are position embeddings `[1, 1 + h * h, C]` with a class token."""
+  return len(shape) == 3 and shape[0] == 1 and shape[1] > 1 and math.isqrt(shape[1] - 1) ** 2 == shape[1] - 1
+
+
+def _resize_positions(model: nn.Module, array: np.ndarray) -> tuple[np.ndarray, str]:
+  """ViT's position embeddings of square images for the size of the model's, and a note."""
+  old, new = math.isqrt(array.shape[1] - 1), tuple(side // model.patch_size for side in pair(model.image_size))
+  resized = resize_position_embeddings(jnp.asarray(array, jnp.float32), new)
+  return np.asarray(resized), (f'the position embeddings were resized from {old} x {old} to {new[0]} x {new[1]} '
+                               'patches')
+
+
+def _refuse(model: str, source: str, kinds: Mapping[str, list[str]]) -> None:
+  found = [f'{kind}: {_some(listed)}' for kind, listed in kinds.items() if listed]
+  if found:
+    raise ValueError(f'{source} does not fit {model}; {"; ".join(found)}; choose the model and options that it was '
+                     'made with, or strict=False to load what fits')
+
+
+# What a model wants.
+
+
+@functools.lru_cache(maxsize=8)
+def _shapes(model: nn.Module) -> dict[str, Any]:
+  """The shapes of a model's variables."""
+  return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(_image_shape(model)))
+
+
+def flat_shapes(model: nn.Module) -> tuple[tuple[str, Any], ...]:
+  """Pairs (path, shape and dtype) of a model's variables, for images of 224 x 224 pixels or of its `image_size`.
+
+  >>> flat_shapes(models.create('lenet5'))[0]
+  ('params/c1/bias', ShapeDtypeStruct(shape=(6,), dtype=float32))
+  """
+  return tuple(_flat(_shapes(model)).items())
+
+
+def _image_shape(model: nn.Module) -> tuple[int, int, int, int]:
+  """Of one image that the model takes."""
+  return 1, *pair(getattr(model, 'image_size', _SIZE)), 3
+
+
+def _head(model: nn.Module) -> frozenset[str]:
+  """The paths whose shapes depend on the number of classes; for `num_classes=0` all that a head would add."""
+  classes = getattr(model, 'num_classes', None)
+  if classes is None:
+    return frozenset()
+  try:
+    with_head = model if classes else model.clone(num_classes=1)
+    one, other = (_flat(_shapes(m)) for m in (with_head, model.clone(num_classes=classes + 2)))
+  except ValueError:  # a model for its own number of classes only
+    return frozenset()
+  own = {} if classes else _flat(_shapes(model))
+  return frozenset(path for path, leaf in one.items()
+                   if path not in other or leaf.shape != other[path].shape or (not classes and path not in own))
+
+
+def _extras(model: nn.Module) -> frozenset[str]:
+  """The paths of what the model could have for its training, and has not."""
+  off = {name: True for name in _EXTRAS if getattr(model, name, None) is False}
+  return frozenset(_flat(_shapes(model.clone(**off)))) - frozenset(_flat(_shapes(model))) if off else frozenset()
+
+
+def _draw(model: nn.Module, paths: tuple[str, ...], key: jax.Array) -> dict[str, np.ndarray]:
+  """These variables as the model initialises them; XLA leaves out all others."""
+  def draw(key):
+    flat = _flat(model.init(key, jnp.zeros(_image_shape(model))))
+    return {path: flat[path] for path in paths}
+
+  return {path: np.asarray(leaf) for path, leaf in jax.jit(draw)(key).items()}
+
+
+def _initial(leaf: Any) -> np.ndarray | None:
+  """The value that `like` holds; None where it holds a shape only."""
+  return None if isinstance(leaf, jax.ShapeDtypeStruct) else np.asarray(leaf)
+
+
+# Trees and names.
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+  """One entry for each leaf, under its path."""
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Variables by collection, from one entry for each path.
+
+  >>> nested({'params/conv1/kernel': 1, 'batch_stats/bn1/mean': 2})
+  {'params': {'conv1': {'kernel': 1}}, 'batch_stats': {'bn1': {'mean': 2}}}
+  """
+  tree: dict[str, Any] = {}
+  for path, leaf in flat.items():
+    *folders, last = path.split('/')
+    functools.reduce(lambda node, folder: node.setdefault(folder, {}), folders, tree)[last] = leaf
+  return tree
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+  """Sorts 'layer.2' before 'layer.10'."""
+  return [(0, int(part), '') if part.isdigit() else (1, 0, part) for part in re.split(r'(\d+)', name)]
+
+
+def _some(found: Iterable[str]) -> str:
+  found = list(found)
+  more = f' and {len(found) - SHOWN} more' if len(found) > SHOWN else ''
+  return ', '.join(found[:SHOWN]) + more
+
+
+def _is_file(source: str | pathlib.Path) -> bool:
+  """Whether a source means a file: by what is there, or by its look."""
+  text = str(source)
+  return pathlib.Path(source).is_file() or '/' in text or text.endswith(('.pth', '.pt', '.bin', '.safetensors'))
