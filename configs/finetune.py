@@ -24,8 +24,8 @@ from ml_collections import config_dict
 
 from configs import common
 
-# All but the classifier, whatever torchvision calls it.
-BODY = r'^(?!(.*/)?fc/|(classifier(_\d+)?|heads_head|heads|head|output)/)'
+# All but the classifier, whatever torchvision calls it, and GoogLeNet's and Inception v3's auxiliary ones.
+BODY = r'^(?!(.*/)?fc/|(aux\d|AuxLogits|classifier(_\d+)?|heads_head|heads|head|output)/)'
 RECIPES = {
     '': ((BODY, dict(lr=0.1)),),
     'all': ((BODY, dict(lr=0.1)),),

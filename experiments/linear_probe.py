@@ -48,8 +48,9 @@ def main() -> None:
         + ', '.join(f'{c:g} {score:.3f}' for c, score in tried.items()))
   result, matrix = measured(fitted(x, y, strength), x_val, y_val, experiment.classes)
   print(f'{len(y_val)} validation images: top1 {result["top1"]:.4f}  top5 {result["top5"]:.4f}')
-  record = {'weights': experiment.weights, 'C': strength, 'held_out': {f'{c:g}': s for c, s in tried.items()},
-            'train_images': len(y), 'val_images': len(y_val), **json_scalars(result)}
+  record = {'weights': experiment.weights, 'C': strength,
+            'held_out': json_scalars({f'{c:g}': score for c, score in tried.items()}), 'train_images': len(y),
+            'val_images': len(y_val), **json_scalars(result)}
   path = folder / 'linear_probe.json'
   path.write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
   viz.save_png(path.with_suffix('.png'), viz.draw_confusion(matrix, experiment.classes))

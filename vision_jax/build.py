@@ -338,9 +338,10 @@ def _check_task(task: Task, batch: Mapping[str, Any], fit_options: Mapping[str, 
   shapes = jax.eval_shape(task.init, jax.random.key(0), batch)
   variables = dict(shapes)
   params = variables.pop('params')
-  terms, _, _ = jax.eval_shape(lambda params, state, batch, key: task.loss(params, state, batch, key, 0, True),
-                               params, variables, batch, jax.random.key(0))
-  resolve_weights(task.weights, tuple(terms))
+  for train in (True, False):  # auxiliary heads have a Term in training only, and weights must fit both
+    terms, _, _ = jax.eval_shape(lambda *args, train=train: task.loss(*args, 0, train), params, variables, batch,
+                                 jax.random.key(0))
+    resolve_weights(task.weights, tuple(terms))
   known = [*terms, 'loss', *(name for accumulator in task.metrics() for name in accumulator.result())]
   if fit_options['best'] not in (None, *known):
     raise ValueError(f'config.train.best {fit_options["best"]!r} is no metric of this task; there are '

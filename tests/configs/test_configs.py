@@ -97,13 +97,15 @@ def test_every_recipe_of_finetuning_freezes_what_it_says_and_may_be_shrunk():
 
 @pytest.mark.medium
 @pytest.mark.parametrize('model', ['resnet18', 'squeezenet1_1', 'vgg11', 'mobilenet_v3_small', 'inception_v3', 'swin_t',
-                                   'vit_b_32', 'densenet121', 'lenet5'])
+                                   'vit_b_32', 'densenet121', 'lenet5', 'googlenet'])
 def test_the_rule_for_the_body_leaves_out_all_that_depends_on_the_classes(model):
   finetune, _ = load('finetune')
   side = {'inception_v3': 299, 'lenet5': 32}.get(model, 224)
+  image = np.zeros((1, side, side, 3))
+  options = {'aux': True} if model == 'googlenet' else {}
   one, other = ({jax.tree_util.keystr(path, simple=True, separator='/'): leaf.shape for path, leaf in
                  jax.tree_util.tree_leaves_with_path(jax.eval_shape(
-                     models.create(model, num_classes=count).init, jax.random.key(0), np.zeros((1, side, side, 3))))}
+                     models.create(model, num_classes=count, **options).init, jax.random.key(0), image))}
                 for count in (10, 12))
   one, other = ({name.removeprefix('params/'): shape for name, shape in tree.items()} for tree in (one, other))
   heads = {name for name in one if one[name] != other[name]}

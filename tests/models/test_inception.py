@@ -115,8 +115,8 @@ def test_a_small_image_and_a_large_one_make_the_same_variables():
 
 
 def test_what_the_auxiliary_head_cannot_do_is_said():
-  with pytest.raises(ValueError, match='InceptionV3 with its auxiliary head: images have at least 299 x 299 pixels, '
-                                       'not 298 x 299; the nearest size is 299 x 299'):
+  with pytest.raises(ValueError, match=r'InceptionV3 with its auxiliary head \(aux=False leaves it out\): images '
+                                       'have at least 299 x 299 pixels, not 298 x 299; the nearest size is 299 x 299'):
     drawn.shapes(models.create('inception_v3'), 1, 298, 299, 3, method='with_auxiliaries')
   with pytest.raises(ValueError, match='has no auxiliary head; make it with aux=True and num_classes above 0'):
     drawn.shapes(models.create('inception_v3', aux=False), 1, 299, 299, 3, method='with_auxiliaries')

@@ -69,5 +69,12 @@ def test_an_axis_that_is_not_the_batch_is_refused():
     run(Dropout(0.5), jnp.ones((8, 3)), np.arange(4))
 
 
+@pytest.mark.parametrize('rate', [1.0, -0.1])
+@pytest.mark.parametrize('layer', [Dropout, StochasticDepth])
+def test_a_rate_at_which_nothing_is_left_is_refused(layer, rate):
+  with pytest.raises(ValueError, match=f'{layer.__name__}: the rate is {rate}; give 0 or more, and less than 1'):
+    layer(rate).apply({}, jnp.ones((2, 3)), train=False)
+
+
 def test_the_compute_dtype_is_kept():
   assert run(Dropout(0.5), jnp.ones((2, 3), jnp.bfloat16)).dtype == jnp.bfloat16

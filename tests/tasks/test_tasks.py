@@ -1,6 +1,7 @@
 """What every task keeps: float32 where it counts, padding without effect, predictions of static shape."""
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from vision_jax import build, models, tasks
 from vision_jax.conventions import ClassMap
+from vision_jax.models.freezing import Frozen
 from vision_jax.train import step as step_lib
 from vision_jax.train.state import create_state, to_host
 
@@ -134,6 +136,68 @@ def test_the_loss_of_a_mixed_image_is_that_of_both_classes_by_their_shares():
   expected = -sum(m * np.log(p[a]) + (1 - m) * np.log(p[b]) for p, a, b, m, valid in zip(
       logits, batch['label'], other, mix, batch['valid'], strict=True) if valid)
   assert float(mixed) == pytest.approx(expected, rel=1e-5)  # float32
+
+
+class TwoHeads(nn.Module):
+  """Logits and those of two auxiliary heads, which see the means of the channels; `aux` as in GoogLeNet."""
+
+  aux: bool = True
+
+  def setup(self):
+    self.fc, self.aux1, self.aux2 = nn.Dense(3), nn.Dense(3), nn.Dense(3)
+
+  def __call__(self, x, *, train=False):
+    found = self.with_auxiliaries(x, train=train)
+    return found[0]
+
+  def with_auxiliaries(self, x, *, train=False):
+    x = x.mean((1, 2))
+    return self.fc(x), self.aux1(x), self.aux2(x)
+
+  @property
+  def auxiliary_weights(self):
+    return (0.3, 0.2) if self.aux else ()
+
+
+def test_training_adds_the_losses_of_auxiliary_heads_by_the_modules_weights_and_an_evaluation_does_not():
+  batch = batch_for('classification')
+  batch |= {'mixed_label': np.array([2, 0, 10**9, 1], np.int32), 'mix': np.array([0.25, 1.0, np.nan, 0.6], np.float32)}
+  task = tasks.create('classification', Frozen(TwoHeads()), CLASSES, label_smoothing=0.1)
+  params = task.init(jax.random.key(0), batch)['params']
+  train, evaluation = (task.loss(params, {}, batch, jax.random.key(0), 0, train)[0] for train in (True, False))
+  real, mean = batch['valid'], batch['image'].mean((1, 2)).astype(np.float64)
+
+  def truth(head):
+    logits = mean @ np.asarray(params[head]['kernel'], np.float64)  # biases begin at 0
+    log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    one_hot = np.eye(3)
+    target = [m * one_hot[a] + (1 - m) * one_hot[b] for m, a, b in zip(
+        batch['mix'][real], batch['label'][real], batch['mixed_label'][real], strict=True)]
+    return -((0.9 * np.array(target) + 0.1 / 3) * log[real]).sum()
+
+  assert set(evaluation) == {'loss_class'} and set(train) == {'loss_class', 'loss_auxiliary'}
+  for terms in (train, evaluation):
+    assert float(terms['loss_class'].total) == pytest.approx(truth('fc'), rel=1e-5)  # float32
+  assert float(train['loss_auxiliary'].total) == pytest.approx(0.3 * truth('aux1') + 0.2 * truth('aux2'), rel=1e-5)
+  assert train['loss_auxiliary'].count is train['loss_class'].count and float(train['loss_class'].count) == 3
+  assert tasks.resolve_weights(task.weights, tuple(train)) == {'loss_class': 1.0, 'loss_auxiliary': 1.0}
+  without = tasks.create('classification', TwoHeads(aux=False), CLASSES)
+  assert set(without.loss(params, {}, batch, jax.random.key(0), 0, True)[0]) == {'loss_class'}
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(('name', 'size', 'heads'), [('googlenet', (32, 48), ('aux1', 'aux2')),
+                                                     ('inception_v3', (299, 299), ('AuxLogits',))])
+def test_the_auxiliary_heads_of_the_zoo_are_trained_with_their_statistics_where_they_are_switched_on(name, size, heads):
+  batch = {**batch_for('classification'), 'image': np.zeros((B, *size, 3), np.float32)}
+  for aux in (True, False):
+    task = tasks.create('classification', models.create(name, num_classes=3, aux=aux), CLASSES)
+    variables = jax.eval_shape(task.init, jax.random.key(0), batch)
+    terms, _, state = jax.eval_shape(lambda v, task=task: task.loss(
+        v['params'], {'batch_stats': v['batch_stats']}, batch, jax.random.key(0), 0, True), variables)
+    assert ('loss_auxiliary' in terms) == aux
+    assert all((head in variables['params']) == aux for head in heads)
+    assert jax.tree.structure(state['batch_stats']) == jax.tree.structure(variables['batch_stats'])
 
 
 def test_the_options_of_the_losses_can_be_reached_from_the_tasks():

@@ -32,6 +32,13 @@ def keep_mask(module: nn.Module, keep: float, shape: tuple[int, ...]) -> Array:
   return jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i), keep, shape[1:]))(position)
 
 
+def _draws(layer: nn.Module, train: bool) -> bool:
+  """Whether a layer has noise to draw; refuses a rate at which nothing would be left to divide."""
+  if not 0 <= layer.rate < 1:
+    raise ValueError(f'{type(layer).__name__}: the rate is {layer.rate}; give 0 or more, and less than 1')
+  return train and layer.rate > 0
+
+
 class Dropout(nn.Module):
   """In training, zeroes each number with probability `rate` and divides the others by 1 - rate.
 
@@ -40,6 +47,9 @@ class Dropout(nn.Module):
 
   Returns:
     As what goes in, `[B, ...]`. Training with a rate above 0 needs `rngs={'dropout': key}`; see `keep_mask`.
+
+  Raises:
+    ValueError: another rate.
 
   Nitish Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, JMLR 15, 2014.
 
@@ -52,7 +62,7 @@ class Dropout(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool = False) -> Array:
-    if not train or not self.rate:
+    if not _draws(self, train):
       return x
     keep = 1 - self.rate
     return jnp.where(keep_mask(self, keep, x.shape), x / keep, 0).astype(x.dtype)
@@ -67,6 +77,9 @@ class StochasticDepth(nn.Module):
   Returns:
     As what goes in, `[B, ...]`; see `Dropout`.
 
+  Raises:
+    ValueError: another rate.
+
   Gao Huang et al., Deep Networks with Stochastic Depth, arXiv 1603.09382.
 
   >>> x = StochasticDepth(0.5).apply({}, jnp.ones((8, 64)), train=True, rngs={'dropout': jax.random.key(0)})
@@ -78,7 +91,7 @@ class StochasticDepth(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool = False) -> Array:
-    if not train or not self.rate:
+    if not _draws(self, train):
       return x
     keep = 1 - self.rate
     mask = keep_mask(self, keep, x.shape[:1]).reshape(-1, *[1] * (x.ndim - 1))

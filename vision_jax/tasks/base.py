@@ -42,8 +42,10 @@ class Task(Protocol):
 
 
 def apply_module(module: nn.Module, params: Any, model_state: Mapping[str, Any], batch: Batch, *, key: Array,
-                 train: bool) -> tuple[Any, Mapping[str, Any]]:
+                 train: bool, method: str | None = None) -> tuple[Any, Mapping[str, Any]]:
   """The module's outputs on `batch['image']` [B, H, W, 3], and its state after them (unchanged unless `train`).
+
+  The outputs are those of `method`, a name; of `__call__` when left out.
 
   In training the module draws its noise (`models.noise`) from the key, which all devices share, and the place of each
   example in the global batch, the variable 'position' of the collection 'example': the same noise on one device and on
@@ -52,10 +54,10 @@ def apply_module(module: nn.Module, params: Any, model_state: Mapping[str, Any],
   """
   variables = {'params': params, **model_state}
   if not train:
-    return module.apply(variables, batch['image'], train=False), model_state
+    return module.apply(variables, batch['image'], train=False, method=method), model_state
   variables['example'] = {'position': batch['position']}
   outputs, updated = module.apply(variables, batch['image'], train=True, mutable=list(model_state),
-                                  rngs={'dropout': key})
+                                  rngs={'dropout': key}, method=method)
   return outputs, {**model_state, **updated}
 
 

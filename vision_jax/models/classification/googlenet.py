@@ -60,7 +60,8 @@ class GoogLeNet(nn.Module):
   Args:
     stages: the name and the channels of each inception module, as in `STAGES`.
     num_classes: K; 0 gives the mean of the last map, and no `fc` and no auxiliary heads.
-    aux: whether the auxiliary heads `aux1` and `aux2` exist. `__call__` never computes them; `with_auxiliaries` does.
+    aux: whether the auxiliary heads `aux1` and `aux2` exist. `__call__` never computes them; `with_auxiliaries` does,
+      which the task of classification trains.
     branch: kernel size of the third branch, '3x3' (torchvision's weights) or '5x5' (the paper).
     transform_input: takes images normalised by ImageNet's means and deviations to the range -1 to 1 of the weights
       that torchvision publishes.
@@ -99,17 +100,22 @@ class GoogLeNet(nn.Module):
         self.aux1, self.aux2 = head(), head()
 
   def __call__(self, x: Array, *, train: bool = False) -> Array:
-    if self.is_initializing() and self.aux and self.num_classes:
+    if self.is_initializing() and self.auxiliary_weights:
       return self.with_auxiliaries(x, train=train)[0]
     return self._logits(self._maps(x, train=train), train=train)
 
   def with_auxiliaries(self, x: Array, *, train: bool = False) -> tuple[Array, Array, Array]:
-    """The logits, and those of the heads `aux1` and `aux2`, float32 `[B, K]` each; see `AUXILIARY_WEIGHTS`."""
-    if not (self.aux and self.num_classes):
+    """The logits, and those of the heads `aux1` and `aux2`, float32 `[B, K]` each; see `auxiliary_weights`."""
+    if not self.auxiliary_weights:
       raise ValueError('GoogLeNet: this model has no auxiliary heads; make it with aux=True and num_classes above 0')
     maps = self._maps(x, train=train)
     return (self._logits(maps, train=train), self.aux1(maps['inception4a'], train=train),
             self.aux2(maps['inception4d'], train=train))
+
+  @property
+  def auxiliary_weights(self) -> tuple[float, ...]:
+    """How much the loss of each further result of `with_auxiliaries` counts in training; empty without the heads."""
+    return AUXILIARY_WEIGHTS if self.aux and self.num_classes else ()
 
   def features(self, x: Array, *, train: bool = False) -> dict[str, Array]:
     """The last map of every stride by name, in `dtype`.

@@ -36,8 +36,9 @@ from vision_jax.models.noise import Dropout
 Array = jax.Array
 # Pixels of the smallest image: its maps have 37, 35, 17, 15, 7, 3 and 1 pixels after each layer without a border.
 SMALLEST = 75
-# How much the loss of the auxiliary head counts in training, beside 1 for that of the logits.
-AUXILIARY_WEIGHT = 0.4
+# How much the loss of the auxiliary head counts in training, beside 1 for that of the logits: as in the authors' code
+# (tensorflow/models, inception_model.py).
+AUXILIARY_WEIGHTS = (0.4,)
 # Maps of at least 17 pixels, so images of 299, give the auxiliary head something to see.
 SMALLEST_AUXILIARY = 17
 # torchvision cuts its normal distribution at -2 and 2, 20 standard deviations off.
@@ -50,7 +51,8 @@ class InceptionV3(nn.Module):
   Args:
     stages: for each stage the names of its modules, what they are, and their widths, as in `STAGES`.
     num_classes: K; 0 gives the mean of the last map, and no `fc` and no auxiliary head.
-    aux: whether the auxiliary head `AuxLogits` exists. `__call__` never computes it; `with_auxiliaries` does.
+    aux: whether the auxiliary head `AuxLogits` exists. `__call__` never computes it; `with_auxiliaries` does, which the
+      task of classification trains: then images have at least 299 x 299 pixels.
     transform_input: takes images normalised by ImageNet's means and deviations to the range -1 to 1 of the weights
       that torchvision publishes.
     dropout: of the mean of the last map, in training.
@@ -85,22 +87,27 @@ class InceptionV3(nn.Module):
 
   def __call__(self, x: Array, *, train: bool = False) -> Array:
     maps = self.features(x, train=train)
-    if self.is_initializing() and self.num_classes and self.aux:
+    if self.is_initializing() and self.auxiliary_weights:
       # The parameters of the head do not depend on the image, which may be too small for it.
       channels = maps[self._names[1]].shape[-1]
       self.AuxLogits(jnp.zeros((1, SMALLEST_AUXILIARY, SMALLEST_AUXILIARY, channels)))
     return self._logits(maps, train=train)
 
   def with_auxiliaries(self, x: Array, *, train: bool = False) -> tuple[Array, Array]:
-    """The logits, and those of the head `AuxLogits`, float32 `[B, K]` each; see `AUXILIARY_WEIGHT`.
+    """The logits, and those of the head `AuxLogits`, float32 `[B, K]` each; see `auxiliary_weights`.
 
     Images have at least 299 x 299 pixels.
     """
-    if not (self.num_classes and self.aux):
+    if not self.auxiliary_weights:
       raise ValueError('InceptionV3: this model has no auxiliary head; make it with aux=True and num_classes above 0')
-    check_size('InceptionV3 with its auxiliary head', x, 299)
+    check_size('InceptionV3 with its auxiliary head (aux=False leaves it out)', x, 299)
     maps = self.features(x, train=train)
     return self._logits(maps, train=train), self.AuxLogits(maps[self._names[1]], train=train)
+
+  @property
+  def auxiliary_weights(self) -> tuple[float, ...]:
+    """How much the loss of each further result of `with_auxiliaries` counts in training; empty without the head."""
+    return AUXILIARY_WEIGHTS if self.aux and self.num_classes else ()
 
   @property
   def _names(self) -> list[str]:
