@@ -110,8 +110,8 @@ def sheet(name: str) -> Summary:
 def row(name: str) -> str:
   """The line of the model called `name` in the table.
 
-  >>> row('lenet5')
-  '| `lenet5` | LeNet-5 (Proc. IEEE 1998) | 61,706 | 0.000417 | 0.000833 | 32 x 32 |  |'
+  >>> row('lenet5').split(' | ')[1:]
+  ['LeNet-5 (Proc. IEEE 1998)', '61,706', '0.000417', '0.000833', '32 x 32', '`c1` 6 / 1, `c3` 16 / 2, `s4` 16 / 4 |']
   """
   found = sheet(name)
   height, width, _ = image(name)
@@ -123,10 +123,11 @@ def row(name: str) -> str:
 def table(names: Iterable[str]) -> str:
   """The models of these names as a markdown table.
 
-  >>> print(table(['lenet5']))
+  >>> head, rule, line = table(['lenet5']).splitlines()
+  >>> print(head)
   | model | paper | parameters | GMAC | GFLOP | image | maps: channels / stride |
-  |---|---|--:|--:|--:|---|---|
-  | `lenet5` | LeNet-5 (Proc. IEEE 1998) | 61,706 | 0.000417 | 0.000833 | 32 x 32 |  |
+  >>> line == row('lenet5')
+  True
   """
   return '\n'.join([f'| {" | ".join(HEADER)} |', '|---|---|--:|--:|--:|---|---|', *map(row, names)])
 

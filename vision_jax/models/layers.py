@@ -18,6 +18,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from vision_jax.models import windows
+
 Array = jax.Array
 Size = int | tuple[int, int]
 Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
@@ -74,8 +76,10 @@ def convolve(x: Array, kernel: Array, *, stride: Size = 1, padding: Padding = 0,
              groups: int = 1) -> Array:
   """The convolution of every model: torch's, on `[B, H, W, C]`.
 
-  A 1x1 convolution without padding is computed as a matrix product of the pixels that the stride keeps: on a CPU a
-  training step of ResNet-50 takes 1.3 s so and 2.0 s with XLA's convolution.
+  A 1x1 convolution without padding is computed as a matrix product of the pixels that the stride keeps, and large ones
+  of other sizes have gradients, and depthwise ones a form, made for CPUs: see `windows`. On a CPU a training step of
+  ResNet-50 takes 0.55 of the processor time that it takes with the gradients JAX derives. Large ones refuse forward
+  mode (`jax.jvp`) unless they have been differentiated in reverse before.
 
   Args:
     x: `[B, H, W, C]`.
@@ -93,9 +97,8 @@ def convolve(x: Array, kernel: Array, *, stride: Size = 1, padding: Padding = 0,
   stride, pads = pair(stride), pad_pairs(padding)
   if kernel.shape[:2] == (1, 1) and groups == 1 and pads == ((0, 0), (0, 0)):
     x = x if stride == (1, 1) else x[:, ::stride[0], ::stride[1]]
-    return x @ kernel[0, 0]
-  return lax.conv_general_dilated(x, kernel, stride, pads, rhs_dilation=pair(dilation), feature_group_count=groups,
-                                  dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    return windows.pixels(x, kernel[0, 0])
+  return windows.convolution(x, kernel, stride, pads, pair(dilation), groups)
 
 
 class Conv(nn.Module):
@@ -237,7 +240,7 @@ def max_pool(x: Array, window: Size, *, stride: Size | None = None, padding: Pad
     pads = tuple(_ceil_pads(*sizes) for sizes in zip(x.shape[1:3], window, stride, pads, strict=True))
   if stride == window and pads == ((0, 0), (0, 0)):
     return _windows(x, window).max((2, 4))
-  return nn.max_pool(x, window, stride, pads)
+  return windows.max_pool(x, window, stride, pads)
 
 
 def _ceil_pads(size: int, window: int, stride: int, pads: tuple[int, int]) -> tuple[int, int]:
@@ -292,14 +295,14 @@ def adaptive_avg_pool(x: Array, size: Size) -> Array:
 
 
 def global_avg_pool(x: Array) -> Array:
-  """The mean of all pixels, `[B, C]`, from `[B, H, W, C]`.
+  """The mean of all pixels, float32 `[B, C]`, from `[B, H, W, C]` of any dtype.
 
   Min Lin et al., Network in Network, arXiv 1312.4400, section 3.2.
 
   >>> global_avg_pool(jnp.ones((2, 5, 3, 4))).shape
   (2, 4)
   """
-  return x.mean((1, 2))
+  return x.astype(jnp.float32).mean((1, 2))
 
 
 def _windows(x: Array, window: tuple[int, int]) -> Array:
@@ -346,7 +349,11 @@ class Identity(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm):
-  """Flax's, with its mode in the call, where an interceptor can change it: `freezing.Frozen` does.
+  """Flax's, with its mode in a field, and with one map for its gradient to keep.
+
+  As x * a + b, with a and b a number a channel, what the gradient needs is x, which the convolution before it has
+  written; Flax's (x - mean) * a + bias keeps x - mean beside it. On a CPU that is 8 % of a training step of ResNet-50
+  and a third of its memory. A call may name the other mode, for an interceptor to change it: `freezing.Frozen` does.
 
   Args:
     train: whether to use, and to update, the statistics of the batch.
@@ -359,9 +366,25 @@ class BatchNorm(nn.BatchNorm):
 
   train: bool = False
 
-  @nn.nowrap  # so that Flax's own method is the one that is named, captured and intercepted, once
-  def __call__(self, x: Array) -> Array:
-    return super().__call__(x, use_running_average=not self.train)
+  @nn.compact
+  def __call__(self, x: Array, use_running_average: bool | None = None) -> Array:
+    test = not self.train if use_running_average is None else use_running_average
+    if self.axis_name is not None:  # what several devices share is in Flax's
+      return super().__call__(x, use_running_average=test)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    channels, axes = x.shape[-1:], tuple(range(x.ndim - 1))
+    running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
+    running_var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
+    mean, var = running_mean.value, running_var.value
+    if not test:
+      mean = wide.mean(axes)
+      var = jnp.maximum(0, (wide ** 2).mean(axes) - mean ** 2)
+      if not self.is_initializing():
+        running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+        running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+    scale = self.param('scale', self.scale_init, channels, jnp.float32) * lax.rsqrt(var + self.epsilon)
+    bias = self.param('bias', self.bias_init, channels, jnp.float32) - mean * scale
+    return (wide * scale + bias).astype(self.dtype)
 
 
 def make_norm(kind: str, features: int, *, train: bool = False, dtype: Any = jnp.float32, eps: float = 1e-5,

@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.models.attention import Mlp
-from vision_jax.models.layers import Conv, check_size, make_norm
+from vision_jax.models.layers import Conv, check_size, global_avg_pool, make_norm
 from vision_jax.models.noise import StochasticDepth
 
 Array = jax.Array
@@ -81,7 +81,7 @@ class ConvNeXt(nn.Module):
 
   def __call__(self, x: Array, *, train: bool = False) -> Array:
     *_, x = self.features(x, train=train).values()
-    x = x.astype(jnp.float32).mean((1, 2))
+    x = global_avg_pool(x)
     return self.classifier_2(self.classifier_0(x)).astype(jnp.float32) if self.num_classes else x
 
   @nn.compact

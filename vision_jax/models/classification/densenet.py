@@ -31,7 +31,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vision_jax.models.layers import Conv, avg_pool, check_size, he_fan_in, linear_init, make_norm, max_pool
+from vision_jax.models.layers import (
+  Conv,
+  avg_pool,
+  check_size,
+  global_avg_pool,
+  he_fan_in,
+  linear_init,
+  make_norm,
+  max_pool,
+)
 from vision_jax.models.noise import Dropout
 
 Array = jax.Array
@@ -73,7 +82,7 @@ class DenseNet(nn.Module):
 
   def __call__(self, x: Array, *, train: bool = False) -> Array:
     x = self.features(x, train=train)['norm5']
-    x = x.astype(jnp.float32).mean((1, 2))
+    x = global_avg_pool(x)
     return self.classifier(x).astype(jnp.float32) if self.num_classes else x
 
   @nn.compact

@@ -28,7 +28,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vision_jax.models.layers import ConvNorm, FlatDense, adaptive_avg_pool, check_size, max_pool
+from vision_jax.models.layers import ConvNorm, FlatDense, adaptive_avg_pool, check_size, global_avg_pool, max_pool
 from vision_jax.models.noise import Dropout
 
 Array = jax.Array
@@ -127,7 +127,7 @@ class GoogLeNet(nn.Module):
 
   def _logits(self, maps: dict[str, Array], *, train: bool) -> Array:
     *_, x = maps.values()
-    x = x.astype(jnp.float32).mean((1, 2))
+    x = global_avg_pool(x)
     return self.fc(self.drop(x, train=train)).astype(jnp.float32) if self.num_classes else x
 
   @nn.compact

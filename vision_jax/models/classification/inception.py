@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.models.classification.googlenet import basic_conv, recentre
-from vision_jax.models.layers import Size, avg_pool, check_size, max_pool
+from vision_jax.models.layers import Size, avg_pool, check_size, global_avg_pool, max_pool
 from vision_jax.models.noise import Dropout
 
 Array = jax.Array
@@ -115,7 +115,7 @@ class InceptionV3(nn.Module):
     return [stage[-1][0] for stage in self.stages]
 
   def _logits(self, maps: dict[str, Array], *, train: bool) -> Array:
-    x = maps[self._names[-1]].astype(jnp.float32).mean((1, 2))
+    x = global_avg_pool(maps[self._names[-1]])
     return self.fc(self.drop(x, train=train)).astype(jnp.float32) if self.num_classes else x
 
   @nn.compact
@@ -315,7 +315,7 @@ class AuxiliaryHead(nn.Module):
   def __call__(self, x: Array, *, train: bool = False) -> Array:
     conv = Convolutions(self.norm, self.dtype, train)
     x = conv(conv(avg_pool(x, 5, stride=3), 'conv0', 128), 'conv1', 768, 5, padding=0)
-    x = x.astype(jnp.float32).mean((1, 2))
+    x = global_avg_pool(x)
     x = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.001), dtype=jnp.dtype(self.dtype), name='fc')(x)
     return x.astype(jnp.float32)
 

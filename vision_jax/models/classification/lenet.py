@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vision_jax.models.layers import Conv, avg_pool, convolve, he_fan_in, linear_init, max_pool
+from vision_jax.models.layers import Conv, avg_pool, convolve, global_avg_pool, he_fan_in, linear_init, max_pool
 
 Array = jax.Array
 
@@ -103,8 +103,27 @@ class LeNet5(nn.Module):
   grey: bool = True
   dtype: Any = jnp.float32
 
-  @nn.compact
+  def setup(self):
+    if self.variant not in VARIANTS:
+      raise ValueError(f'LeNet5: unknown variant {self.variant!r}; known: {", ".join(VARIANTS)}')
+    conv = functools.partial(Conv, dtype=self.dtype, kernel_init=VARIANTS[self.variant].kernel_init)
+    self.c5, self.f6 = conv(120, 5), conv(84, 1)
+    if self.num_classes and not VARIANTS[self.variant].original:
+      self.output = Conv(self.num_classes, 1, dtype=self.dtype, kernel_init=linear_init)
+
   def __call__(self, x: Array, *, train: bool = False) -> Array:
+    original, activation, _ = VARIANTS[self.variant]
+    x = self.features(x, train=train)['s4']
+    x = activation(self.f6(activation(self.c5(x))))
+    if not self.num_classes:
+      return global_avg_pool(x)
+    if original:
+      return -squared_distances(x.astype(jnp.float32), digit_codes()).mean((1, 2))
+    return global_avg_pool(self.output(x))
+
+  @nn.compact
+  def features(self, x: Array, *, train: bool = False) -> dict[str, Array]:
+    """The maps `c1`, `c3` and `s4`, of strides 1, 2 and 4, in `dtype`; without padding each is smaller than that."""
     self._check(x)
     original, activation, kernel_init = VARIANTS[self.variant]
     conv = functools.partial(Conv, kernel_size=5, dtype=self.dtype, kernel_init=kernel_init)
@@ -112,22 +131,12 @@ class LeNet5(nn.Module):
     squash = activation if original else (lambda x: x)
     x = x.mean(-1, keepdims=True) if self.grey else x
     x = jnp.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0))) if x.shape[1:3] == (28, 28) else x
-    x = activation(conv(6, name='c1')(x))
-    x = squash(pool(self.dtype, name='s2')(x))
-    x = activation((SparseConv(C3_TABLE, 5, self.dtype, name='c3') if original else conv(16, name='c3'))(x))
-    x = squash(pool(self.dtype, name='s4')(x))
-    x = activation(conv(120, name='c5')(x))
-    x = activation(Conv(84, 1, dtype=self.dtype, kernel_init=kernel_init, name='f6')(x))
-    if not self.num_classes:
-      return x.astype(jnp.float32).mean((1, 2))
-    if original:
-      return -squared_distances(x.astype(jnp.float32), digit_codes()).mean((1, 2))
-    x = Conv(self.num_classes, 1, dtype=self.dtype, kernel_init=linear_init, name='output')(x)
-    return x.astype(jnp.float32).mean((1, 2))
+    c1 = activation(conv(6, name='c1')(x))
+    x = squash(pool(self.dtype, name='s2')(c1))
+    c3 = activation((SparseConv(C3_TABLE, 5, self.dtype, name='c3') if original else conv(16, name='c3'))(x))
+    return {'c1': c1, 'c3': c3, 's4': squash(pool(self.dtype, name='s4')(c3))}
 
   def _check(self, x: Array) -> None:
-    if self.variant not in VARIANTS:
-      raise ValueError(f'LeNet5: unknown variant {self.variant!r}; known: {", ".join(VARIANTS)}')
     if VARIANTS[self.variant].original and self.num_classes not in (0, 10):
       raise ValueError(f'lenet5_original has fixed codes for 10 classes, not {self.num_classes}; use lenet5')
     near = tuple(max(32, 4 * round(side / 4)) for side in x.shape[1:3])

@@ -30,16 +30,16 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.models.attention import (
-    Mlp,
-    PackedProjection,
-    attend,
-    gelu,
-    merge_windows,
-    partition_windows,
-    position_bias,
-    split_heads,
+  Mlp,
+  PackedProjection,
+  attend,
+  gelu,
+  merge_windows,
+  partition_windows,
+  position_bias,
+  split_heads,
 )
-from vision_jax.models.layers import Conv, ConvNorm, SqueezeExcite, avg_pool, make_norm
+from vision_jax.models.layers import Conv, ConvNorm, SqueezeExcite, avg_pool, global_avg_pool, make_norm
 from vision_jax.models.noise import Dropout, StochasticDepth
 
 Array = jax.Array
@@ -95,7 +95,7 @@ class MaxViT(nn.Module):
 
   def __call__(self, x: Array, *, train: bool = False) -> Array:
     *_, x = self.features(x, train=train).values()
-    x = x.astype(jnp.float32).mean((1, 2))
+    x = global_avg_pool(x)
     if not self.num_classes:
       return x
     return self.classifier_5(nn.tanh(self.classifier_3(self.classifier_2(x)))).astype(jnp.float32)

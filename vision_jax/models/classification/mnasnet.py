@@ -36,7 +36,7 @@ import jax.numpy as jnp
 from vision_jax.models.classification.inverted_residual import InvertedResidual
 from vision_jax.models.classification.maps import choose_maps
 from vision_jax.models.classification.mobilenetv1 import DepthwiseSeparable
-from vision_jax.models.layers import Conv, he_fan_out, make_divisible, make_norm
+from vision_jax.models.layers import Conv, global_avg_pool, he_fan_out, make_divisible, make_norm
 from vision_jax.models.noise import Dropout
 
 Array = jax.Array
@@ -82,7 +82,7 @@ class MNASNet(nn.Module):
 
   def __call__(self, x: Array, *, train: bool = False) -> Array:
     x = list(self.features(x, train=train).values())[-1]
-    x = x.astype(jnp.float32).mean((1, 2))
+    x = global_avg_pool(x)
     return self.classifier_1(self.classifier_0(x, train=train)).astype(jnp.float32) if self.num_classes else x
 
   @nn.compact

@@ -33,7 +33,16 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.models.classification.maps import choose_maps
-from vision_jax.models.layers import Conv, Size, he_fan_in, linear_init, make_divisible, make_norm, pair
+from vision_jax.models.layers import (
+  Conv,
+  Size,
+  global_avg_pool,
+  he_fan_in,
+  linear_init,
+  make_divisible,
+  make_norm,
+  pair,
+)
 from vision_jax.models.noise import Dropout
 
 Array = jax.Array
@@ -115,7 +124,7 @@ class MobileNetV1(nn.Module):
 
   def __call__(self, x: Array, *, train: bool = False) -> Array:
     x = list(self.features(x, train=train).values())[-1]
-    x = x.astype(jnp.float32).mean((1, 2))
+    x = global_avg_pool(x)
     return self.classifier(self.drop(x, train=train)).astype(jnp.float32) if self.num_classes else x
 
   @nn.compact

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 
 from vision_jax.models.classification.inverted_residual import InvertedResidual
 from vision_jax.models.classification.maps import choose_maps
-from vision_jax.models.layers import ConvNorm, he_fan_out, make_divisible
+from vision_jax.models.layers import ConvNorm, global_avg_pool, he_fan_out, make_divisible
 from vision_jax.models.noise import Dropout
 
 Array = jax.Array
@@ -95,7 +95,7 @@ class MobileNetV3(nn.Module):
 
   def __call__(self, x: Array, *, train: bool = False) -> Array:
     x = list(self.features(x, train=train).values())[-1]
-    x = x.astype(jnp.float32).mean((1, 2))
+    x = global_avg_pool(x)
     if not self.num_classes:
       return x
     x = self.classifier_2(nn.hard_swish(self.classifier_0(x)), train=train)

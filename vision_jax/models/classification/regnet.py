@@ -35,7 +35,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vision_jax.models.layers import ConvNorm, SqueezeExcite, he_fan_out, make_divisible
+from vision_jax.models.layers import ConvNorm, SqueezeExcite, global_avg_pool, he_fan_out, make_divisible
 
 Array = jax.Array
 STEM = 32
@@ -80,7 +80,7 @@ class RegNet(nn.Module):
   def __call__(self, x: Array, *, train: bool = False) -> Array:
     maps = self.features(x, train=train)
     x = maps[f'block{len(maps) - 1}']
-    x = x.astype(jnp.float32).mean((1, 2))
+    x = global_avg_pool(x)
     return self.fc(x).astype(jnp.float32) if self.num_classes else x
 
   @nn.compact

@@ -39,7 +39,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vision_jax.models.layers import Conv, he_fan_out, linear_init, make_norm, max_pool
+from vision_jax.models.layers import Conv, global_avg_pool, he_fan_out, linear_init, make_norm, max_pool
 from vision_jax.models.noise import StochasticDepth
 
 Array = jax.Array
@@ -98,7 +98,7 @@ class ResNet(nn.Module):
 
   def __call__(self, x: Array, *, train: bool = False) -> Array:
     x = self.features(x, train=train)[f'layer{len(self.stage_sizes)}']
-    x = x.astype(jnp.float32).mean((1, 2))
+    x = global_avg_pool(x)
     return self.fc(x).astype(jnp.float32) if self.num_classes else x
 
   @nn.compact

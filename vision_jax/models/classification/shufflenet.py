@@ -26,7 +26,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vision_jax.models.layers import Conv, ConvNorm, linear_init, make_norm, max_pool
+from vision_jax.models.layers import Conv, ConvNorm, global_avg_pool, linear_init, make_norm, max_pool
 
 Array = jax.Array
 STAGE_SIZES = (4, 8, 4)
@@ -62,7 +62,7 @@ class ShuffleNet(nn.Module):
 
   def __call__(self, x: Array, *, train: bool = False) -> Array:
     x = self.features(x, train=train)['conv5']
-    x = x.astype(jnp.float32).mean((1, 2))
+    x = global_avg_pool(x)
     return self.fc(x).astype(jnp.float32) if self.num_classes else x
 
   @nn.compact

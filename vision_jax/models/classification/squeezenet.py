@@ -28,7 +28,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vision_jax.models.layers import Conv, check_size, max_pool
+from vision_jax.models.layers import Conv, check_size, global_avg_pool, max_pool
 from vision_jax.models.noise import Dropout
 
 Array = jax.Array
@@ -72,7 +72,7 @@ class SqueezeNet(nn.Module):
     *_, x = self.features(x, train=train).values()
     if self.num_classes:
       x = nn.relu(self.classifier_1(self.classifier_0(x, train=train)))
-    return x.astype(jnp.float32).mean((1, 2))
+    return global_avg_pool(x)
 
   @nn.compact
   def features(self, x: Array, *, train: bool = False) -> dict[str, Array]:

@@ -46,15 +46,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from vision_jax.models.attention import (
-    Mlp,
-    PackedProjection,
-    attend,
-    merge_windows,
-    partition_windows,
-    position_bias,
-    split_heads,
+  Mlp,
+  PackedProjection,
+  attend,
+  merge_windows,
+  partition_windows,
+  position_bias,
+  split_heads,
 )
-from vision_jax.models.layers import Conv, check_size, linear_init, make_norm
+from vision_jax.models.layers import Conv, check_size, global_avg_pool, linear_init, make_norm
 from vision_jax.models.noise import Dropout, StochasticDepth
 
 Array = jax.Array
@@ -107,7 +107,7 @@ class Swin(nn.Module):
       self.head = nn.Dense(self.num_classes, kernel_init=normal_init, dtype=jnp.dtype(self.dtype))
 
   def __call__(self, x: Array, *, train: bool = False) -> Array:
-    x = self.features(x, train=train)['norm'].astype(jnp.float32).mean((1, 2))
+    x = global_avg_pool(self.features(x, train=train)['norm'])
     return self.head(x).astype(jnp.float32) if self.num_classes else x
 
   @nn.compact
