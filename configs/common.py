@@ -28,10 +28,10 @@ def config(variant: str, *, task: dict, model: dict, data: dict, optim: dict, tr
   sections = {
       'task': task,
       'model': {'dtype': placeholder(str), 'weights': placeholder(str), 'weights_head': placeholder(str),
-                **model},
+                'aux': placeholder(bool), **model},  # aux: of GoogLeNet and Inception v3
       'data': {'train_size': placeholder(int), 'val_size': placeholder(int), 'workers': placeholder(int),
-               'resize': placeholder(str), 'mean': placeholder(tuple), 'std': placeholder(tuple), 'augment': (),
-               **sources, **data},
+               'eval_canvas': placeholder(tuple), 'resize': placeholder(str), 'mean': placeholder(tuple),
+               'std': placeholder(tuple), 'augment': (), **sources, **data},
       'optim': {'clip': placeholder(float), 'warmup': placeholder(str), 'weight_decay': placeholder(float),
                 'rules': (), **optim},
       'train': {'seed': 0, 'accumulate': 1, 'ema_decay': placeholder(float), 'log_every': 20,

@@ -10,7 +10,6 @@ preprocessing and the class names, as far as they are known. Files are read with
 
 import launch  # first: it sets the environment that jax reads
 
-import ast
 import pathlib
 
 from absl import flags
@@ -45,7 +44,7 @@ def main() -> None:
     raise ValueError(f'--model is missing, and {path} does not say what it belongs to; known models: '
                      f'{", ".join(models.names())}')
   own = published.options if published and published.model == name else {}
-  options = {**own, **dict(map(option, FLAGS.set))}
+  options = {**own, **dict(map(launch.option, FLAGS.set))}
   model = models.create(name, **options)
   variables, report = pretrained.load(FLAGS.weights, model, place=FLAGS.key, strict=FLAGS.strict)
   print(report)
@@ -55,17 +54,6 @@ def main() -> None:
       'head': 'fresh' if report.head else 'loaded', 'licence': published.licence if published else '',
       'preprocessing': report.preprocessing, 'categories': () if report.head else report.categories})
   print(f'written to {output}; a config takes it as --config.model.weights={output}')
-
-
-def option(text: str) -> tuple[str, object]:
-  """The name and the value: a number, a truth value, a tuple, or else the text itself."""
-  name, equals, value = text.partition('=')
-  if not equals:
-    raise ValueError(f"--set {text!r} has no value; write it as 'num_classes=10'")
-  try:
-    return name, ast.literal_eval(value)
-  except (SyntaxError, ValueError):
-    return name, {'true': True, 'false': False}.get(value, value)
 
 
 def print_published(part: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from importlib import metadata
 import itertools
 import json
@@ -74,8 +75,8 @@ def config_of_run(*, weights: bool = False) -> dict:
   return config if weights else {**config, 'model': {**config['model'], 'weights': None}}
 
 
-def claim_workdir(config: dict, *, seed: int, primary: bool = True) -> pathlib.Path:
-  """The run folder, with the config as used, the versions and the seed in it; refuses one of another config's run."""
+def claim_workdir(config: dict, *, seed: int, classes: tuple[str, ...] = (), primary: bool = True) -> pathlib.Path:
+  """The run folder, with the config as used, the versions, seed and class names in it; refuses another config's."""
   if not FLAGS.workdir:
     raise ValueError('--workdir is missing; give the folder that the run should be written to')
   folder = pathlib.Path(FLAGS.workdir)
@@ -92,7 +93,7 @@ def claim_workdir(config: dict, *, seed: int, primary: bool = True) -> pathlib.P
                        f'{f"; and {len(differ) - 5} more" if len(differ) > 5 else ""}); choose another --workdir')
     return folder
   folder.mkdir(parents=True, exist_ok=True)
-  for name, content in (('run.json', run_record(seed)), ('config.json', config)):
+  for name, content in (('run.json', {**run_record(seed), 'classes': classes}), ('config.json', config)):
     unfinished = folder / f'{name}.tmp'  # a kill in the middle leaves no half file under the real name
     unfinished.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
     unfinished.replace(folder / name)
@@ -113,6 +114,17 @@ def run_record(seed: int) -> dict:
 def plain(config) -> dict:
   """A ConfigDict as what JSON gives back, so that a config compares equal to its file."""
   return json.loads(json.dumps(config.to_dict()))
+
+
+def option(text: str) -> tuple[str, object]:
+  """The name and the value of a --set 'name=value': a number, a truth value, a tuple, or else the text itself."""
+  name, equals, value = text.partition('=')
+  if not equals:
+    raise ValueError(f"--set {text!r} has no value; write it as 'num_classes=10'")
+  try:
+    return name, ast.literal_eval(value)
+  except (SyntaxError, ValueError):
+    return name, {'true': True, 'false': False}.get(value, value)
 
 
 def _parse(argv):

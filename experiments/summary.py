@@ -8,8 +8,6 @@ A multiply-add is what published tables often call a FLOP; it is two floating po
 
 import launch  # first: it sets the environment that jax reads
 
-import ast
-
 from absl import flags
 
 from vision_jax import models
@@ -40,23 +38,12 @@ def main() -> None:
     return
   if not FLAGS.model:
     raise ValueError(f'--model is missing; known: {", ".join(models.names())}')
-  options = dict(map(option, FLAGS.set))
+  options = dict(map(launch.option, FLAGS.set))
   model = models.create(FLAGS.model, **options)
   height, width, channels = zoo.image(FLAGS.model)
   height, width = size(FLAGS.size) if FLAGS.size else (height, width)
   found = summary(model, (1, height, width, FLAGS.channels or channels))
   print(found.table(None if FLAGS.depth < 0 else FLAGS.depth))
-
-
-def option(text: str) -> tuple[str, object]:
-  """The name and the value: a number, a truth value, a tuple, or else the text itself."""
-  name, equals, value = text.partition('=')
-  if not equals:
-    raise ValueError(f"--set {text!r} has no value; write it as 'num_classes=10'")
-  try:
-    return name, ast.literal_eval(value)
-  except (SyntaxError, ValueError):
-    return name, {'true': True, 'false': False}.get(value, value)
 
 
 def size(text: str) -> tuple[int, int]:

@@ -29,7 +29,8 @@ def main() -> None:
   experiment = build.experiment(config)
   for line in (*notes, *experiment.notes) if primary else ():
     print(line)
-  folder = launch.claim_workdir(config, seed=experiment.fit_options['seed'], primary=primary)
+  folder = launch.claim_workdir(config, seed=experiment.fit_options['seed'],
+                                classes=experiment.classes.names, primary=primary)
   state, _ = experiment.fit(folder, stop_after=FLAGS.stop_after, started=launch.STARTED)
   if primary:
     print(f'step {int(state.step)} of {experiment.fit_options["steps"]}; the run is in {folder}')

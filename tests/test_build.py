@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import chex
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from tests.data.builders import class_folders, voc_object, voc_set
 from vision_jax import build
+from vision_jax.train.checkpoint import save_variables
 from vision_jax.train.state import state_shapes
 
 CONFIG = {
@@ -248,3 +250,46 @@ def test_published_weights_bring_their_model_and_preprocessing_without_being_dow
   assert experiment.module.image_size == 384
   assert experiment.val_loader.canvas == (384, 384)
   assert experiment.val_loader.resize == ('resize_crop', {'shorter_side': 384, 'interpolation': 'bicubic'})
+
+
+def test_the_evaluation_canvas_of_a_run_comes_with_its_canvas(tmp_path):
+  run = {**RESNET, 'data': {**RESNET['data'], 'canvas': (16, 16), 'eval_canvas': (24, 24)}}
+  (tmp_path / 'config.json').write_text(json.dumps(run))
+  config = of_weights(tmp_path, tmp_path / 'images')
+  data = build.resolved(config)[0]['data']
+  assert (data['canvas'], data['eval_canvas']) == ((16, 16), (24, 24))
+  assert build.experiment(config).val_loader.canvas == (24, 24)
+  config['data']['canvas'] = (32, 32)
+  assert 'eval_canvas' not in build.resolved(config)[0]['data']
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize('of', ['run', 'import'])
+def test_a_head_for_as_many_classes_of_other_names_is_said(of, run_folder, tmp_path):
+  names = [f'digit {i}' for i in range(10)]
+  if of == 'run':
+    folder = tmp_path / 'run'
+    shutil.copytree(run_folder[0], folder)
+    (folder / 'run.json').write_text(json.dumps({'classes': names}))
+  else:
+    folder = tmp_path / 'import'
+    variables = build.experiment(RESNET).initial()[0]
+    save_variables(folder, variables, {'model': RESNET['model'], 'categories': names})
+  config = {**CONFIG, 'model': {'weights': str(folder)}, 'data': {**experiment_data(), 'canvas': (16, 16),
+                                                                  'val_size': 20}}
+  line = ('the head was made for the classes digit 0, digit 1, digit 2, digit 3, ..., and the data has 0, 1, 2, 3, '
+          '...; where these are not the same, config.model.weights_head=fresh leaves it out')
+  experiment = build.experiment(config)
+  assert line in experiment.initial()[1].replace('\n  ', '\n').splitlines()
+  assert 'the head was made' not in experiment.initial('fresh')[1]
+  (folder / ('run.json' if of == 'run' else 'weights.json')).write_text(json.dumps(
+      {'model': RESNET['model'], 'classes' if of == 'run' else 'categories': experiment.classes.names}))
+  assert 'the head was made' not in experiment.initial()[1]
+
+
+def test_a_weight_of_the_auxiliary_heads_alone_is_taken_where_there_are_such_heads():
+  config = {**CONFIG, 'task': {'name': 'classification', 'weights': [['loss_class', 1.0], ['loss_auxiliary', 0.5]]},
+            'model': {'name': 'googlenet', 'aux': True}}
+  assert build.experiment(config).module.aux
+  with pytest.raises(ValueError, match='task.weights names loss_auxiliary, which the loss does not have'):
+    build.experiment({**config, 'model': {'name': 'googlenet', 'aux': False}})

@@ -48,7 +48,8 @@ def test_every_python_command_runs_as_smoke_in_the_readmes_order(tmp_path):
 
 @pytest.mark.medium
 @pytest.mark.parametrize('block', [block for kind, block in BLOCKS if kind == 'python'])
-def test_every_code_block_runs(block):
+def test_every_code_block_runs(block, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)  # what a block writes
   names = {}
   exec(compile(block, 'README.md', 'exec'), names)
   if 'get_config' in names:

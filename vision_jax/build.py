@@ -31,7 +31,7 @@ from vision_jax.train.state import TrainState, create_state, state_shapes, to_ho
 SECTIONS = ('task', 'model', 'data', 'optim', 'train')
 _LOADER_OPTIONS = tuple(o for o in option_names(Loader) if o not in ('source', 'fields', 'seed', 'shard'))
 PROGRAM_OPTIONS = ('stop_after', 'started', 'phases', 'initial')  # of `fit`, which a config does not give
-PREPROCESSING = ('canvas', 'resize', 'mean', 'std')  # of config.data, which weights bring along
+PREPROCESSING = ('canvas', 'eval_canvas', 'resize', 'mean', 'std')  # of config.data, which weights bring along
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Experiment:
       return fresh, f'{type(self.module).__name__}: no weights were loaded, all variables are fresh'
     variables, report = _load_weights(self.weights, self.module, head=head or self.head, key=key,
                                       like=jax.eval_shape(self.task.init, key, batch))
-    return variables, str(report)
+    return variables, '\n'.join([str(report), *_other_classes(report, self.classes)])
 
   def untrained(self) -> tuple[TrainState, str]:
     """The state before training, the weights' own classifier in it, and lines that say where it is from.
@@ -235,6 +235,8 @@ def resolved(config: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], t
   theirs = theirs if model.get('name') in (None, theirs.get('name')) else {}
   brought = {section: {key: value for key, value in values.items() if given.get(key) is None}
              for section, given, values in (('model', model, theirs), ('data', own, preprocessing))}
+  if own.get('canvas') is not None:  # an evaluation is at the config's own canvas, not at that of the weights
+    brought['data'].pop('eval_canvas', None)
   taken = ', '.join(f'{section}.{key}={value!r}' for section, values in brought.items()
                     for key, value in values.items())
   return ({**config, 'model': {**model, **brought['model']}, 'data': {**own, **brought['data']}},
@@ -263,7 +265,9 @@ def _load_weights(weights: str, module: nn.Module, **options: Any) -> tuple[Vari
   if not folder.is_dir():
     return pretrained.load(weights, module, **options)
   if not (folder / 'config.json').is_file():
-    return pretrained.from_variables(module, checkpoint.load_variables(folder), source=weights, **options)
+    variables, report = pretrained.from_variables(module, checkpoint.load_variables(folder), source=weights, **options)
+    names = checkpoint.read_record(folder).get('categories', ())
+    return variables, dataclasses.replace(report, categories=tuple(names))
   train = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['train']
   best = train.get('best')
   checkpoints = Checkpoints(folder / 'checkpoints', best=best, mode=train.get('best_mode') or 'max', create=False)
@@ -273,7 +277,20 @@ def _load_weights(weights: str, module: nn.Module, **options: Any) -> tuple[Vari
     raise ValueError(f'model.weights: the run in {folder} has no checkpoint; train it first')
   variables = checkpoints.variables(step)
   checkpoints.close()
-  return pretrained.from_variables(module, variables, source=f'{folder}, step {step}', **options)
+  variables, report = pretrained.from_variables(module, variables, source=f'{folder}, step {step}', **options)
+  record = folder / 'run.json'
+  names = json.loads(record.read_text(encoding='utf-8')).get('classes', ()) if record.is_file() else ()
+  return variables, dataclasses.replace(report, categories=tuple(names))
+
+
+def _other_classes(report: pretrained.Report, classes: ClassMap) -> tuple[str, ...]:
+  """A line where a head was loaded that was made for as many classes of other names, or in another order."""
+  theirs, ours = report.categories, classes.names
+  if report.head or len(theirs) != len(ours) or theirs == ours:
+    return ()
+  first, other = (', '.join(names[:4]) + (', ...' if len(names) > 4 else '') for names in (theirs, ours))
+  return (f'  the head was made for the classes {first}, and the data has {other}; where these are not the same, '
+          'config.model.weights_head=fresh leaves it out',)
 
 
 def _rules(rules: Sequence[Any], steps_per_epoch: int) -> tuple[tuple[str, dict[str, Any]], ...]:
@@ -341,7 +358,7 @@ def _check_task(task: Task, batch: Mapping[str, Any], fit_options: Mapping[str, 
   for train in (True, False):  # auxiliary heads have a Term in training only, and weights must fit both
     terms, _, _ = jax.eval_shape(lambda *args, train=train: task.loss(*args, 0, train), params, variables, batch,
                                  jax.random.key(0))
-    resolve_weights(task.weights, tuple(terms))
+    resolve_weights(task.weights, tuple(terms), train=train)
   known = [*terms, 'loss', *(name for accumulator in task.metrics() for name in accumulator.result())]
   if fit_options['best'] not in (None, *known):
     raise ValueError(f'config.train.best {fit_options["best"]!r} is no metric of this task; there are '

@@ -118,3 +118,9 @@ def test_any_config_can_be_turned_to_any_source_of_files_on_the_command_line():
   of_digits = {'size', 'canvas', 'annotation', 'seed', 'cache', 'dark_ink', 'splits'}  # splits of tfds is a dict
   for name, source in data.SOURCES.items():
     assert set(option_names(source)) - of_digits <= set(config.data), name
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_auxiliary_heads_and_an_evaluation_canvas_can_be_asked_for_on_the_command_line(name):
+  _, config = load(name)
+  config.model.aux, config.data.eval_canvas = True, (64, 64)

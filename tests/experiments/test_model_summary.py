@@ -1,5 +1,7 @@
 """experiments/summary.py as a user runs it."""
 
+import ast
+
 import pytest
 
 from tests.experiments.test_programs import ROOT, complaint, program
@@ -23,6 +25,13 @@ def test_it_prints_the_layers_and_the_totals_of_a_model_with_options():
 ])
 def test_a_mistake_is_answered_in_one_line(options, message):
   assert message in complaint(program('summary', *options, code=2))
+
+
+def test_how_options_are_read_stands_in_one_place():
+  found = [path.stem for path in sorted((ROOT / 'experiments').glob('*.py'))
+           if any(isinstance(node, ast.Call) and ast.unparse(node.func) == 'ast.literal_eval'
+                  for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))))]
+  assert found == ['launch']
 
 
 @pytest.mark.slow

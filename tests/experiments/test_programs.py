@@ -62,7 +62,7 @@ def test_a_run_folder_says_how_it_was_made(trained):
   config = json.loads((folder / 'config.json').read_text())
   assert config['optim']['lr'] == 0.001
   record = json.loads((folder / 'run.json').read_text())
-  assert record['seed'] == 0
+  assert record['seed'] == 0 and len(record['classes']) > 1
   assert {'jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'python', 'vision_jax'} == set(record['versions'])
   assert 'step 4/4' in result.stdout
   assert result.stdout.rstrip().endswith(str(folder))

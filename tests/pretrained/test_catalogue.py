@@ -103,17 +103,22 @@ def test_a_part_that_is_no_beginning_of_the_file_is_thrown_away(server):
 def test_another_file_under_the_name_is_refused_and_deleted(server):
   rules, row = server
   rules['content'] = b'<html>' + rules['content']
-  with pytest.raises(ValueError, match=r'is damaged: its SHA-256 begins with \w{8}, that of resnet18:IMAGENET1K_V1 '
-                     rf'with {row.hash_prefix}; it was deleted, so run again'):
+  with pytest.raises(ValueError, match=r'is damaged: its SHA-256 is \w{64}, that of resnet18:IMAGENET1K_V1 '
+                     rf'begins with {row.hash_prefix}; it was deleted, so run again'):
     download(row, progress=False)
   assert not [path for path in catalogue.cache_folder().iterdir() if path.suffix in ('.pth', '.part')]
 
 
-def test_a_file_that_was_changed_in_the_cache_is_noticed(server):
-  path = download(server[1], progress=False)
-  path.write_bytes(b'x' + path.read_bytes()[1:])
-  with pytest.raises(ValueError, match='is damaged'):
-    download(server[1], progress=False)
+def test_another_file_that_lies_in_the_cache_is_refused_and_kept(server):
+  rules, row = server
+  path = catalogue.cache_folder() / row.file
+  path.parent.mkdir()
+  path.write_bytes(b'my own')
+  found = hashlib.sha256(b'my own').hexdigest()
+  with pytest.raises(ValueError, match=rf'{row.file} is not resnet18:IMAGENET1K_V1: its SHA-256 is {found}, and should '
+                     rf'begin with {row.hash_prefix}; delete it, so that it is downloaded, or put the right file'):
+    download(row, progress=False)
+  assert path.read_bytes() == b'my own' and rules['asked'] == []
 
 
 def test_an_error_of_the_server_and_no_network_are_one_line_with_the_remedy(server):

@@ -190,3 +190,26 @@ def test_a_file_is_loaded_by_its_path(small, tmp_path):
     load(str(tmp_path / 'missing.pth'), SMALL)
   with pytest.raises(ValueError, match="weights 'resnet18' are neither a file nor a name"):
     load('resnet18', SMALL)
+
+
+def test_a_head_is_found_in_a_model_that_takes_other_sizes_than_224():
+  model = models.create('maxvit_t', partition_size=8, num_classes=5)
+  other = from_variables(model.clone(num_classes=3), counted(model))[1]
+  assert other.head == ('params/classifier_5/kernel',) and not other.fresh
+  with pytest.raises(ValueError, match='does not fit'):
+    from_variables(model.clone(num_classes=3), counted(model), head='load')
+
+
+def test_what_is_drawn_has_the_shapes_of_like():
+  model = models.create('unet', width=2, depth=2, num_classes=3)
+  grey = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+  flat = {jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+          for path, leaf in jax.tree_util.tree_leaves_with_path(grey)}
+  for part in ('down0', 'head'):
+    given = {path: np.ones(leaf.shape) for path, leaf in flat.items() if not path.startswith(f'params/{part}')}
+    assert len(given) < len(flat)
+    variables, _ = from_variables(model, nested(given), like=grey, strict=False)
+    assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, dict(grey))
+  wider = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*leaf.shape[:-1], leaf.shape[-1] + 1), leaf.dtype), grey)
+  with pytest.raises(ValueError, match='UNet cannot be drawn with the shapes of `like` for images of .*; give `like`'):
+    from_variables(model, {'params': {}}, like=wider, strict=False)

@@ -28,6 +28,11 @@ def stack_name(module: str, attribute: str) -> bytes:
   return text(module) + text(attribute) + b'\x93'
 
 
+def doubled(depth: int) -> bytes:
+  """A tuple of a tuple twice, and so on: 2 ** depth parts, written in two bytes each and of no size in memory."""
+  return b')' + b'q\x06h\x06\x86' * depth
+
+
 # What a pickle could do to run the command, or to make an object of a class it chooses.
 ATTACKS = {
     'os.system': lambda command: call(name('os', 'system'), text(f'python3 -c "{command}"')),
@@ -56,6 +61,14 @@ ATTACKS = {
     'a call of what is no name': lambda command: call(text('os.system'), text(command)),
     'a call of a word': lambda command: call(name('torch', 'FloatStorage'), text(command)),
     'attributes of a tensor': lambda command: GOOD + b'}(' + text('__class__') + text(command) + b'ub',
+    'a device of tuples in tuples': lambda command: call(name('torch', 'device'), doubled(40)),
+    'a device with tuples as its number': lambda command: call(name('torch', 'device'), text('cpu'), doubled(40)),
+    'a device of a long text': lambda command: call(name('torch', 'device'), text('x' * 1000)),
+    'a size of tuples in tuples': lambda command: call(name('torch', 'Size'), doubled(40)),
+    'a long size': lambda command: call(name('torch', 'Size'), row(*[integer(1)] * 65)),
+    'a text that is given to calls again and again': lambda command: row(
+        text('x' * 1_000_000) + b'q\x07' + b'0',
+        *[call(name('_codecs', 'encode'), b'h\x07', text('latin1'))] * 20),
     'a codec': lambda command: call(name('_codecs', 'encode'), text(command), text('zlib')),
     'a set of state by a tuple': lambda command: row(text(command)) + b'}b',
     'a persistent id that is a text': lambda command: b'P' + b'0\n',
@@ -121,6 +134,20 @@ BROKEN = {
 def test_a_broken_pickle_is_one_line(pickle, tmp_path):
   path = write_zip(tmp_path / 'model.pth', BROKEN[pickle], {'0': bytes(24)})
   with pytest.raises(ValueError, match=r'model\.pth: its pickle (is damaged|ends)[^\n]*; copy or download it again$'):
+    read_state_dict(path)
+
+
+def test_tuples_in_tuples_are_never_written_out(tmp_path):
+  size = call(REBUILD, storage(), integer(0), doubled(40), doubled(40), b'\x89', ORDERED_DICT)
+  path = write_zip(tmp_path / 'model.pth', pickled(size), {'0': bytes(24)})
+  with pytest.raises(ValueError, match=r'it has a tensor of size \(a tuple, a tuple\), stride \(a tuple, a tuple\)'):
+    read_state_dict(path)
+  path = write_legacy(tmp_path / 'old.pth', pickled(dictionary(weight=GOOD)), [('0', 6, bytes(24))])
+  keys = pickled(b'](' + text('0') + b'e')
+  content = path.read_bytes()
+  assert content.count(keys) == 1
+  path.write_bytes(content.replace(keys, pickled(b'](' + doubled(40) + b'e')))
+  with pytest.raises(ValueError, match=r'old\.pth: its list of storages is not that of its tensors'):
     read_state_dict(path)
 
 

@@ -137,6 +137,8 @@ def test_weights_must_cover_every_term_and_nothing_else():
     base.resolve_weights((('loss_object', 1.0),), ('loss_object', 'loss_image'))
   with pytest.raises(ValueError, match='names loss_mask, which the loss does not have; it has loss_object'):
     base.resolve_weights((('loss_object', 1.0), ('loss_mask', 1.0)), ('loss_object',))
+  evaluation = base.resolve_weights((('loss_object', 1.0), ('loss_mask', 1.0)), ('loss_object',), train=False)
+  assert evaluation == {'loss_object': 1.0}
 
 
 DEVICES = """

@@ -182,10 +182,16 @@ def download(row: Published, *, progress: bool = True) -> pathlib.Path:
     with _locked(part):
       if not path.exists():  # another process may have been first
         _fetch(row, part, path, progress)
-        _check_hash(row, part)
+        if not (found := sha256(part)).startswith(row.hash_prefix):
+          part.unlink()
+          raise ValueError(f'{part} is damaged: its SHA-256 is {found}, that of {row.name} begins with '
+                           f'{row.hash_prefix}; it was deleted, so run again to download it')
         part.replace(path)
         return path
-  _check_hash(row, path)
+  # What lies there already may be a person's own file: it is never deleted here.
+  if not (found := sha256(path)).startswith(row.hash_prefix):
+    raise ValueError(f'{path} is not {row.name}: its SHA-256 is {found}, and should begin with {row.hash_prefix}; '
+                     'delete it, so that it is downloaded, or put the right file there')
   return path
 
 
@@ -193,14 +199,6 @@ def sha256(path: pathlib.Path) -> str:
   """The SHA-256 of a file, in hexadecimal digits."""
   with open(path, 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def _check_hash(row: Published, path: pathlib.Path) -> None:
-  found = sha256(path)
-  if not found.startswith(row.hash_prefix):
-    path.unlink()
-    raise ValueError(f'{path} is damaged: its SHA-256 begins with {found[:8]}, that of {row.name} with '
-                     f'{row.hash_prefix}; it was deleted, so run again to download it')
 
 
 @contextlib.contextmanager

@@ -25,7 +25,9 @@ from vision_jax.pretrained.readers import read_state_dict
 
 SHOWN = 4  # names of each kind in a line
 HEADS = ('fit', 'load', 'fresh')
-_SIZE = 224  # of the images that a model's shapes are taken with, where the model does not name its own
+# Sides of the images that a model's shapes are taken with, where it does not name its own: the first that it accepts,
+# as some want multiples of a number. 224 first, then multiples of 32 by their distance from it, then those of 4.
+_SIDES = tuple(sorted(range(32, 1025, 4), key=lambda side: (side % 32 > 0, abs(side - 224))))
 _EXTRAS = ('aux',)  # options of a model that add what only training uses
 
 
@@ -152,8 +154,8 @@ def from_torch(model: nn.Module | str, state_dict: Mapping[str, np.ndarray], *, 
   Args:
     model: a module, or the name of one.
     state_dict: name -> array in torch's layout, as `read_state_dict` gives.
-    like: the model's variables, or their shapes, where the model's own at 224 x 224 pixels are not meant. Where it
-      holds arrays, what the weights do not fill is taken from it.
+    like: the model's variables, or their shapes, where those for RGB images of about 224 x 224 pixels are not meant.
+      Where it holds arrays, what the weights do not fill is taken from it.
     head: 'fit' loads the head where it has as many classes and else leaves it as initialised, 'load' insists on it,
       'fresh' never loads it. The head is what depends on `num_classes`.
     strict: whether anything else that is missing, unexpected or of another shape is an error.
@@ -241,11 +243,13 @@ def _fit(layout: _Layout, model: nn.Module | str, given: Mapping[str, Any], *, l
     raise ValueError(f'from_torch: head is {head!r}; it is one of {", ".join(HEADS)}')
   title = model if isinstance(model, str) else type(model).__name__
   model = models.create(model) if isinstance(model, str) else model
-  wanted = _flat(_shapes(model) if like is None else like)
+  wanted = _flat(_shapes(model, _image_shape(model)) if like is None else like)
   arrays, missing, misshapen, notes = _match(layout, model, wanted, given, list(notes))
   unexpected = sorted(given.keys() - {layout.name(path) for path in wanted}, key=_natural)
-  heads, extras = (_head(model), _extras(model)) if missing or misshapen or unexpected or head == 'fresh' else (
-      frozenset(), frozenset())
+  heads = extras = frozenset()
+  if missing or misshapen or unexpected or head == 'fresh':
+    image = _image_shape(model) if like is None else _image_shape_of(model, wanted)
+    heads, extras = _head(model, image), _extras(model, image)
   if head == 'fresh':
     arrays = {path: array for path, array in arrays.items() if path not in heads}
   lacking = [path for path in wanted if path not in arrays]
@@ -262,7 +266,8 @@ def _fit(layout: _Layout, model: nn.Module | str, given: Mapping[str, Any], *, l
     arrays[path] = _initial(wanted[path])
   drawn = tuple(path for path in lacking if arrays[path] is None)
   if drawn:
-    arrays.update(_draw(model, drawn, jax.random.key(0) if key is None else key))
+    arrays.update(_draw(model, image, {path: wanted[path] for path in drawn},
+                        jax.random.key(0) if key is None else key))
   loaded = tuple(path for path in wanted if path not in lacking)
   counted = sum(math.prod(wanted[path].shape) for path in loaded if path.startswith('params/'))
   return nested(arrays), Report(source, title, loaded, counted, tuple(fresh_head),
@@ -320,51 +325,85 @@ def _refuse(model: str, source: str, kinds: Mapping[str, list[str]]) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _shapes(model: nn.Module) -> dict[str, Any]:
-  """The shapes of a model's variables."""
-  return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(_image_shape(model)))
+def _shapes(model: nn.Module, image: tuple[int, ...]) -> dict[str, Any]:
+  """The shapes of a model's variables for images of a shape."""
+  return jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(image, jnp.float32))
 
 
 def flat_shapes(model: nn.Module) -> tuple[tuple[str, Any], ...]:
-  """Pairs (path, shape and dtype) of a model's variables, for images of 224 x 224 pixels or of its `image_size`.
+  """Pairs (path, shape and dtype) of a model's variables, for RGB images of its `image_size`, else of 224 x 224
+  pixels or the nearest size that it accepts.
 
   >>> flat_shapes(models.create('lenet5'))[0]
   ('params/c1/bias', ShapeDtypeStruct(shape=(6,), dtype=float32))
   """
-  return tuple(_flat(_shapes(model)).items())
+  return tuple(_flat(_shapes(model, _image_shape(model))).items())
 
 
-def _image_shape(model: nn.Module) -> tuple[int, int, int, int]:
-  """Of one image that the model takes."""
-  return 1, *pair(getattr(model, 'image_size', _SIZE)), 3
+@functools.lru_cache(maxsize=8)
+def _image_shape(model: nn.Module, channels: int = 3) -> tuple[int, int, int, int]:
+  """Of one image that the model accepts."""
+  if hasattr(model, 'image_size'):
+    return 1, *pair(model.image_size), channels
+  first = None
+  for side in _SIDES:
+    image = (1, side, side, channels)
+    try:
+      _shapes(model, image)
+    except ValueError as error:
+      first = first or error
+    else:
+      return image
+  raise first
 
 
-def _head(model: nn.Module) -> frozenset[str]:
+def _image_shape_of(model: nn.Module, wanted: Mapping[str, Any]) -> tuple[int, int, int, int]:
+  """Of one image with which the model has these shapes, as far as the number of its channels decides."""
+  shapes = {path: tuple(leaf.shape) for path, leaf in wanted.items()}
+  # RGB images first; else as many channels as some convolution takes.
+  channels = {3: None, **dict.fromkeys(sorted({shape[-2] for shape in shapes.values() if len(shape) == 4}))}
+  for count in channels:
+    image = _image_shape(model, count)
+    if {path: leaf.shape for path, leaf in _flat(_shapes(model, image)).items()} == shapes:
+      return image
+  return _image_shape(model)
+
+
+def _head(model: nn.Module, image: tuple[int, ...]) -> frozenset[str]:
   """The paths whose shapes depend on the number of classes; for `num_classes=0` all that a head would add."""
   classes = getattr(model, 'num_classes', None)
   if classes is None:
     return frozenset()
   try:
     with_head = model if classes else model.clone(num_classes=1)
-    one, other = (_flat(_shapes(m)) for m in (with_head, model.clone(num_classes=classes + 2)))
+    one, other = (_flat(_shapes(m, image)) for m in (with_head, model.clone(num_classes=classes + 2)))
   except ValueError:  # a model for its own number of classes only
     return frozenset()
-  own = {} if classes else _flat(_shapes(model))
+  own = {} if classes else _flat(_shapes(model, image))
   return frozenset(path for path, leaf in one.items()
                    if path not in other or leaf.shape != other[path].shape or (not classes and path not in own))
 
 
-def _extras(model: nn.Module) -> frozenset[str]:
+def _extras(model: nn.Module, image: tuple[int, ...]) -> frozenset[str]:
   """The paths of what the model could have for its training, and has not."""
   off = {name: True for name in _EXTRAS if getattr(model, name, None) is False}
-  return frozenset(_flat(_shapes(model.clone(**off)))) - frozenset(_flat(_shapes(model))) if off else frozenset()
+  return frozenset(_flat(_shapes(model.clone(**off), image))).difference(
+      _flat(_shapes(model, image))) if off else frozenset()
 
 
-def _draw(model: nn.Module, paths: tuple[str, ...], key: jax.Array) -> dict[str, np.ndarray]:
-  """These variables as the model initialises them; XLA leaves out all others."""
+def _draw(model: nn.Module, image: tuple[int, ...], wanted: Mapping[str, Any],
+          key: jax.Array) -> dict[str, np.ndarray]:
+  """Variables of these shapes as the model initialises them for such images; XLA leaves out all others."""
+  shapes = _flat(_shapes(model, image))
+  other = [f'{path} {tuple(leaf.shape)}' for path, leaf in wanted.items()
+           if path not in shapes or shapes[path].shape != tuple(leaf.shape)]
+  if other:
+    raise ValueError(f'{type(model).__name__} cannot be drawn with the shapes of `like` for images of '
+                     f'{" x ".join(map(str, image[1:]))}: {_some(other)}; give `like` as the arrays of model.init')
+
   def draw(key):
-    flat = _flat(model.init(key, jnp.zeros(_image_shape(model))))
-    return {path: flat[path] for path in paths}
+    flat = _flat(model.init(key, jnp.zeros(image)))
+    return {path: flat[path] for path in wanted}
 
   return {path: np.asarray(leaf) for path, leaf in jax.jit(draw)(key).items()}
 

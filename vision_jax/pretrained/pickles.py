@@ -12,6 +12,7 @@ import pickletools
 from typing import Any, BinaryIO, NamedTuple
 
 _KEYS = (str, int, float, bool, type(None))
+_MOST_ARGUMENTS = 1 << 24  # elements and characters in the arguments of all calls of a pickle
 
 
 class Name(NamedTuple):
@@ -77,6 +78,7 @@ class _Machine:
     self.stack: list[Any] = []
     self.below: list[list[Any]] = []  # the stacks under each mark
     self.memory: dict[int, Any] = {}
+    self.spent = 0
 
   def push(self, value: Any) -> None:
     self.stack.append(value)
@@ -113,6 +115,10 @@ class _Machine:
       raise Refused(f'calls {function if isinstance(function, Name) else "what is no name"}')
     if not isinstance(arguments, tuple):
       raise TypeError
+    # Calls may copy what they get, and a few bytes give them the same long list again; an honest file gives it once.
+    self.spent += sum(len(value) for value in arguments if type(value) in (str, list, tuple, dict))
+    if self.spent > _MOST_ARGUMENTS:
+      raise Refused(f'calls {function} and others with more than {_MOST_ARGUMENTS:,} elements')
     self.push(self.calls[function](*arguments))
 
   def set_items(self, items: list[Any]) -> None:

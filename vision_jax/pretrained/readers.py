@@ -24,6 +24,7 @@ from vision_jax.pretrained.pickles import Damaged, Name, Refused, read_pickle
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _LONGEST_PICKLE, _LONGEST_HEADER = 1 << 28, 10 ** 8  # bytes; a header's limit is that of safetensors' own reader
 _LARGEST_REPEAT = 1 << 24  # elements of a tensor that shows its storage several times over
+_MOST_DIMENSIONS = 64  # of a size; torch itself has no tensor of more
 
 _STORAGES = {'FloatStorage': 'f4', 'DoubleStorage': 'f8', 'HalfStorage': 'f2', 'BFloat16Storage': 'bf16',
              'LongStorage': 'i8', 'IntStorage': 'i4', 'ShortStorage': 'i2', 'CharStorage': 'i1', 'ByteStorage': 'u1',
@@ -150,8 +151,13 @@ def _broken(storage: _Storage, offset: Any, size: Any, stride: Any) -> Damaged:
 
 def _short(value: Any) -> str:
   """A number or a row of numbers, for an error line."""
+  # One level deep, because each level of tuples in tuples could multiply the text.
   if isinstance(value, tuple | list):
-    return f'({", ".join(map(_short, value[:8]))}{", ..." if len(value) > 8 else ""})'
+    return f'({", ".join(map(_one, value[:8]))}{", ..." if len(value) > 8 else ""})'
+  return _one(value)
+
+
+def _one(value: Any) -> str:
   return str(value) if isinstance(value, int) and abs(value) < 1 << 64 else f'a {type(value).__name__}'
 
 
@@ -178,8 +184,18 @@ def _dict(pairs: Any = ()) -> dict[str, Any]:
   return dict(pairs)
 
 
-def _size(numbers: Any = ()) -> tuple[Any, ...]:
+def _size(numbers: Any = ()) -> tuple[int, ...]:
+  if not (isinstance(numbers, tuple | list) and len(numbers) <= _MOST_DIMENSIONS
+          and all(type(n) is int for n in numbers)):
+    raise Refused('makes a size of what is no row of numbers')
   return tuple(numbers)
+
+
+def _device(kind: Any, index: Any = None) -> str:
+  # Only a short text: whatever else stood here would be written out, tuples in tuples 2 ** depth times.
+  if not isinstance(kind, str) or len(kind) > 64 or not (index is None or type(index) is int):
+    raise Refused('makes a device of what is no name and number')
+  return kind if index is None else f'{kind}:{_one(index)}'
 
 
 def _bytes(text: str, encoding: str) -> bytes:
@@ -198,7 +214,7 @@ _CALLS = {
     Name('collections', 'OrderedDict'): _dict,
     Name('collections', 'Counter'): _dict,
     Name('torch', 'Size'): _size,
-    Name('torch', 'device'): lambda kind, index=None: f'{kind}:{index}',
+    Name('torch', 'device'): _device,
     Name('_codecs', 'encode'): _bytes,
 }
 _TENSORS = tuple(name for name in _CALLS if name.name.startswith('_rebuild'))
@@ -300,7 +316,7 @@ def _read_legacy(path: pathlib.Path) -> Any:
     # Once to learn which storages there are, as they come after it, and once more to make the tensors.
     read(file, {**_CALLS, **dict.fromkeys(_TENSORS, lambda *_: None)})
     keys = read(file, {})
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(kinds):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(kinds):
       raise Damaged('its list of storages is not that of its tensors')
     storages = _legacy_storages(data, file.tell(), keys, kinds)
     file.seek(start)

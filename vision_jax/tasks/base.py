@@ -66,18 +66,21 @@ def init_module(module: nn.Module, key: Array, batch: Batch) -> Variables:
   return module.init(key, batch['image'][:1], train=False)
 
 
-def resolve_weights(weights: tuple[tuple[str, float], ...], names: Sequence[str]) -> dict[str, float]:
+def resolve_weights(weights: tuple[tuple[str, float], ...], names: Sequence[str], *,
+                    train: bool = True) -> dict[str, float]:
   """The weight of each Term, from pairs whose key is its name or a prefix of it up to an underscore.
 
   Args:
     weights: pairs (key, weight); the longest key that fits a name counts, so `loss_bbox` covers `loss_bbox_0`.
     names: the names of the Terms.
+    train: whether these are the Terms of training. An evaluation may have fewer (no auxiliary heads), so that there a
+      key may cover none.
 
   Returns:
     One weight for each name.
 
   Raises:
-    ValueError: a Term without a weight, a key that covers no Term, or a key that stands twice.
+    ValueError: a Term without a weight, a key that covers no Term of training, or a key that stands twice.
 
   >>> resolve_weights((('loss_bbox', 5.0), ('loss_class', 1.0)), ('loss_bbox', 'loss_bbox_0', 'loss_class'))
   {'loss_bbox': 5.0, 'loss_bbox_0': 5.0, 'loss_class': 1.0}
@@ -94,6 +97,6 @@ def resolve_weights(weights: tuple[tuple[str, float], ...], names: Sequence[str]
     used.add(key)
     resolved[name] = table[key]
   unused = [key for key in table if key not in used]
-  if unused:
+  if unused and train:
     raise ValueError(f'task.weights names {", ".join(unused)}, which the loss does not have; it has {", ".join(names)}')
   return resolved

@@ -77,7 +77,7 @@ def evaluate(task: Task, eval_step: Callable, variables: Variables, loader: Any)
   accumulators = _merged(accumulators)
   # The Terms are sums over the devices of all processes already: nothing to merge.
   means = {name: float(total / max(count, floor)) for name, (total, count, floor) in totals.items()}
-  weights = step_lib.resolve_weights(task.weights, tuple(means))
+  weights = step_lib.resolve_weights(task.weights, tuple(means), train=False)
   loss = sum(weights[name] * mean for name, mean in means.items())
   results = [accumulator.result() for accumulator in accumulators]
   return {**{name: value for result in results for name, value in result.items()}, **means, 'loss': loss}, accumulators

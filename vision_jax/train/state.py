@@ -62,7 +62,8 @@ def create_state(task: Task, optimiser: optax.GradientTransformation, batch: Bat
   shapes = jax.eval_shape(task.init, jax.random.key(seed), batch)
   differ = sorted(_shapes_by_path(shapes).items() ^ _shapes_by_path(initial).items())
   if differ:
-    raise ValueError(f'initial variables do not fit the task: {", ".join(f"{n} {s}" for n, s in differ[:4])}')
+    raise ValueError(f'initial variables do not fit the task: {", ".join(f"{n} {s}" for n, s in differ[:4])}; make '
+                     'them with the same model and options, or fit them with pretrained.from_variables')
   return to_host(jax.jit(lambda variables: _state(variables, optimiser, ema))(to_host(initial)))
 
 
