@@ -10,11 +10,10 @@ The second needs torch and torchvision, and nothing of this project. Each file m
 import pathlib
 import sys
 
-import make_classifier_logits as golden
 import numpy as np
 
 
-def check(path: pathlib.Path, stored) -> str:
+def check(golden, path: pathlib.Path, stored) -> str:
   import torch
   name = path.stem
   module = golden.build(name)
@@ -37,10 +36,11 @@ def check(path: pathlib.Path, stored) -> str:
 
 
 def main() -> None:
+  import make_classifier_logits as golden  # beside this file, when it is run as a program
   golden.prepare_torch()
   stored = np.load(golden.FOLDER / 'classifier_logits.npz')
   for path in sys.argv[1:]:
-    print(check(pathlib.Path(path), stored), flush=True)
+    print(check(golden, pathlib.Path(path), stored), flush=True)
 
 
 if __name__ == '__main__':
