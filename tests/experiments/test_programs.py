@@ -286,6 +286,7 @@ def test_weights_can_be_measured_before_any_training(trained, tmp_path):
   assert written['loss'] == pytest.approx(next(r for r in logged if 'val/loss' in r)['val/loss'], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_linear_probe_makes_its_features_once_and_again_for_another_preprocessing(signs, tmp_path):
   options = ('--config', 'configs/finetune.py', '--workdir', tmp_path, f'--config.data.path={signs}',
              '--config.model.name=squeezenet1_1')

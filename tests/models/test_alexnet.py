@@ -11,6 +11,8 @@ from tests.models import drawn
 from vision_jax import models
 from vision_jax.models.classification.alexnet import AlexNet, local_response_norm
 
+pytestmark = pytest.mark.medium  # many small compilations
+
 ROWS = ('alexnet', 'alexnet_original')
 
 

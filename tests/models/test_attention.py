@@ -21,6 +21,8 @@ from vision_jax.models.attention import (
     relative_position_index,
 )
 
+pytestmark = pytest.mark.medium  # many small compilations
+
 RNG = np.random.default_rng(1)
 QUERIES, KEYS, VALUES = (RNG.standard_normal((2, n, 8)).astype(np.float32) for n in (3, 5, 5))
 VALID = np.array([[True, True, False, True, False], [False, True, False, False, False]])

@@ -15,6 +15,8 @@ from vision_jax.models.classification.convnext import Block
 from vision_jax.models.classification.maxvit import MaxViT
 from vision_jax.models.noise import StochasticDepth
 
+pytestmark = pytest.mark.medium  # many small compilations
+
 
 def slow_block(params, x):
   """7x7 on each channel alone, norm over the channels, two matrices with a GELU, scale, shortcut; in float64."""

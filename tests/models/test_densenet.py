@@ -14,6 +14,8 @@ from vision_jax import models
 from vision_jax.models.classification.densenet import DenseBlock, DenseNet, Transition
 from vision_jax.models.noise import Dropout
 
+pytestmark = pytest.mark.medium  # many small compilations
+
 
 def image(*shape: int) -> np.ndarray:
   return np.random.default_rng(0).standard_normal(shape).astype(np.float32)

@@ -13,6 +13,8 @@ from vision_jax.models.classification import efficientnet
 from vision_jax.models.classification.efficientnet import EfficientNet, Stage, scaled
 from vision_jax.models.noise import StochasticDepth
 
+pytestmark = pytest.mark.medium  # many small compilations
+
 MAPS = {
     'efficientnet_b0': [('features_1', 2, 16), ('features_2', 4, 24), ('features_3', 8, 40), ('features_5', 16, 112),
                         ('features_8', 32, 1280)],

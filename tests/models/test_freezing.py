@@ -15,6 +15,8 @@ from tests.models import drawn
 from vision_jax.models.classification.resnet import ResNet
 from vision_jax.models.freezing import Frozen
 
+pytestmark = pytest.mark.medium  # many small compilations
+
 MODEL = functools.partial(ResNet, 'basic', (1, 1), width=8, stem='small', num_classes=5)()
 IMAGE = np.random.default_rng(0).standard_normal((2, 8, 12, 3)).astype(np.float32)
 

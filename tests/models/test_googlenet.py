@@ -15,6 +15,8 @@ from tests.models.test_layers import slow_convolution
 from vision_jax import models
 from vision_jax.models.classification.googlenet import GoogLeNet, Inception
 
+pytestmark = pytest.mark.medium  # many small compilations
+
 
 def parameters(**options) -> int:
   params = drawn.shapes(models.create('googlenet', **options), 1, 32, 32, 3)[1]['params']

@@ -15,6 +15,8 @@ from tests.models.test_layers import slow_convolution
 from vision_jax import models
 from vision_jax.models.classification import inception
 
+pytestmark = pytest.mark.medium  # many small compilations
+
 
 def image(*shape: int) -> np.ndarray:
   return np.random.default_rng(0).standard_normal(shape).astype(np.float32)

@@ -12,6 +12,8 @@ from tests.models import drawn
 from vision_jax import models
 from vision_jax.models.classification.maxvit import MaxViT, MBConv, PartitionAttention, RelativeAttention
 
+pytestmark = pytest.mark.medium  # many small compilations
+
 TINY = functools.partial(MaxViT, 4, (4, 8), (1, 2), 4, partition_size=2, num_classes=3)
 RNG = np.random.default_rng(3)
 

@@ -16,6 +16,8 @@ from vision_jax.models.classification.mobilenetv1 import conv_cost, separable_co
 from vision_jax.models.classification.mobilenetv3 import MobileNetV3, Row
 from vision_jax.models.layers import convolve
 
+pytestmark = pytest.mark.medium  # many small compilations
+
 # (size, channels, features) of the 13 separable convolutions of Table 1 of arXiv 1704.04861.
 SEPARABLE = [(112, 32, 64), (56, 64, 128), (56, 128, 128), (28, 128, 256), (28, 256, 256), (14, 256, 512),
              *[(14, 512, 512)] * 5, (7, 512, 1024), (7, 1024, 1024)]

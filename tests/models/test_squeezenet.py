@@ -14,6 +14,8 @@ from vision_jax import models
 from vision_jax.models.classification.squeezenet import Fire
 from vision_jax.models.layers import Conv
 
+pytestmark = pytest.mark.medium  # many small compilations
+
 
 def image(*shape: int) -> np.ndarray:
   return np.random.default_rng(0).standard_normal(shape).astype(np.float32)

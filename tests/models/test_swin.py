@@ -21,6 +21,8 @@ from vision_jax.models.classification.swin import (
     shift_mask,
 )
 
+pytestmark = pytest.mark.medium  # many small compilations
+
 TINY = functools.partial(Swin, width=4, depths=(1, 2), num_heads=(1, 2), window=2, num_classes=3)
 RNG = np.random.default_rng(2)
 

@@ -11,6 +11,8 @@ from tests.models import drawn
 from vision_jax import models
 from vision_jax.models.classification.vgg import VGG
 
+pytestmark = pytest.mark.medium  # many small compilations
+
 # What torchvision's listing of the networks shows: the places of convolutions, and of the maps of every stride.
 CONVOLUTIONS = {
     'vgg11': (0, 3, 6, 8, 11, 13, 16, 18),

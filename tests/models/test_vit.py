@@ -13,6 +13,8 @@ from tests.models import drawn
 from vision_jax import models
 from vision_jax.models.classification.vit import ViT, resize_position_embeddings
 
+pytestmark = pytest.mark.medium  # many small compilations
+
 TINY = functools.partial(ViT, 4, 2, 2, 8, 16, image_size=(8, 12), num_classes=5)
 
 # torch.nn.functional.interpolate(x, size, mode='bicubic', align_corners=True) of x = (arange(12) ** 2 / 10) as 3 x 4,

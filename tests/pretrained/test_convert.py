@@ -12,6 +12,8 @@ from vision_jax.pretrained import from_torch, from_variables, load, to_torch, wr
 from vision_jax.pretrained.convert import flat_shapes, nested
 from vision_jax.pretrained.readers import StateDict
 
+pytestmark = pytest.mark.medium  # many small compilations
+
 SMALL = resnet18(width=4, num_classes=5)
 FAMILIES = ('alexnet', 'squeezenet1_1', 'googlenet', 'inception_v3', 'densenet121', 'shufflenet_v2_x0_5',
             'regnet_y_400mf', 'mobilenet_v1', 'mobilenet_v2', 'mobilenet_v3_small', 'mnasnet0_5', 'efficientnet_b0',
