@@ -8,7 +8,7 @@ import launch  # first: it sets the environment that jax reads
 import platform
 
 from absl import flags
-from benches import coco_eval, loader, ops, timing
+from benches import coco_eval, loader, models, ops, timing
 import jax
 
 FLAGS = flags.FLAGS
@@ -17,6 +17,10 @@ flags.DEFINE_integer('rounds', 15, 'Turns of each side.', lower_bound=1)
 flags.DEFINE_string('peer_python', '/usr/bin/python3', 'A Python that has torchvision with its compiled operators.')
 flags.DEFINE_string('loader_peer_python', '/usr/bin/python3', 'A Python that has torchvision with transforms v2, and '
                     'Pillow.')
+flags.DEFINE_string('models_peer_python', '/usr/bin/python3', 'A Python that has torchvision; torch 2.13 is the fair '
+                    'peer on a CPU.')
+flags.DEFINE_integer('batch_size', 8, 'Images in a step of a model.', lower_bound=1)
+flags.DEFINE_integer('image_size', 224, 'Pixels of their sides, a multiple of 32.', lower_bound=32)
 
 
 def main() -> None:
@@ -32,13 +36,15 @@ def main() -> None:
       print(timing.row(case, timing.measure(case, torch, FLAGS.rounds)), flush=True)
       shown += 1
   torch.close()
-  tables = {'COCO': coco_eval.table, 'loader': lambda: loader.table(FLAGS.loader_peer_python, FLAGS.rounds)}
+  tables = {'COCO': coco_eval.table, 'loader': lambda: loader.table(FLAGS.loader_peer_python, FLAGS.rounds),
+            'models': lambda: models.table(FLAGS.models_peer_python, FLAGS.rounds, FLAGS.batch_size,
+                                           FLAGS.image_size)}
   chosen = [name for name in tables if not FLAGS.only or name in FLAGS.only]
   for name in chosen:
     tables[name]()
   if not shown and not chosen:
     raise ValueError(f'--only {",".join(FLAGS.only)} fits no case; they begin with NMS, matching, RoIAlign, pairwise, '
-                     'COCO, loader')
+                     'COCO, loader, models')
 
 
 if __name__ == '__main__':

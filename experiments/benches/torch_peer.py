@@ -82,8 +82,33 @@ def load_images(folder, work, size, workers, batch_size, mean, std, tensors):
   return run
 
 
+def classifier(name, batch_size, size, train, channels_last):
+  """A step of plain gradient descent, or a forward pass; on a GPU in bfloat16 and through torch.compile."""
+  cuda = torch.cuda.is_available()
+  device = torch.device('cuda' if cuda else 'cpu')
+  layout = torch.channels_last if channels_last else torch.contiguous_format
+  options = {'image_size': size} if name.startswith('vit') else {}
+  model = getattr(torchvision.models, name)(**options).to(device, memory_format=layout).train(train)
+  images = torch.randn(batch_size, 3, size, size).to(device, memory_format=layout)
+  labels = torch.arange(batch_size, device=device)
+  optimizer = torch.optim.SGD(model.parameters(), 0.01)
+  forward = torch.compile(model) if cuda else model
+
+  def run():
+    with torch.autocast(device.type, torch.bfloat16, enabled=cuda), torch.set_grad_enabled(train):
+      logits = forward(images)
+    if train:
+      optimizer.zero_grad()
+      torch.nn.functional.cross_entropy(logits, labels).backward()
+      optimizer.step()
+    if cuda:
+      torch.cuda.synchronize()
+
+  return run
+
+
 def main():
-  torch.set_num_threads(os.cpu_count())
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
   about = f'torchvision {torchvision.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads'
   print(json.dumps({'about': about}), flush=True)
   run = None

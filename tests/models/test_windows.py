@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from vision_jax.models import layers, windows
 
 ONE, TWO = (1, 1), (2, 2)
-# Kernel, stride, pads, dilation: odd and even sizes, borders of different widths, pixels that no window meets.
+# Kernel, stride, pads, dilation: odd and even sizes, borders of different widths, more and fewer taps than
+# `windows.UNROLLED`, pixels that no window meets.
 CASES = [((3, 3), ONE, (ONE, ONE), ONE), ((3, 3), TWO, (ONE, ONE), ONE), ((7, 5), (2, 3), ((3, 1), (0, 2)), ONE),
          ((3, 2), ONE, ((0, 3), (2, 0)), (2, 3)), ((3, 3), TWO, ((0, 1), (0, 1)), (2, 1)),
          ((1, 3), ONE, ((0, 0), (0, 0)), ONE), ((2, 2), (3, 3), ((0, 0), (0, 0)), ONE)]
@@ -59,6 +61,15 @@ def test_the_gradient_of_a_maximum_goes_to_the_first_of_equal_ones_as_in_xla(siz
     np.testing.assert_allclose(found, truth, atol=1e-5)  # sums of up to nine normals
 
 
+def test_a_dense_layer_is_that_of_flax(worthwhile):
+  x = normal(0, 3, 7, 5)
+  ours, theirs = layers.Dense(4), nn.Dense(4)
+  variables = theirs.init(jax.random.key(1), x)
+  assert jax.tree.map(jnp.shape, ours.init(jax.random.key(1), x)) == jax.tree.map(jnp.shape, variables)
+  found, truth = (jax.grad(lambda v, m=m: (m.apply(v, x) ** 2).sum())(variables) for m in (ours, theirs))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), found, truth)  # sums of 21 products
+
+
 @pytest.mark.parametrize(('channels', 'features'), [(3, 5), (5, 3)])
 def test_a_product_of_many_pixels_in_parts_has_the_gradients_of_one_product(channels, features, worthwhile):
   x, kernel, g = normal(0, 3, 7, 5, channels), normal(1, channels, features), normal(2, 3, 7, 5, features)
@@ -102,7 +113,6 @@ def test_small_maps_and_kernels_of_many_taps_are_xlas_everywhere():
 
 @pytest.mark.parametrize('train', [False, True])
 def test_batch_norm_is_that_of_flax(train):
-  import flax.linen as nn
   x = 3 + 2 * normal(0, 4, 5, 3, 6)
   ours, theirs = layers.make_norm('batch', 6, train=train), nn.BatchNorm(use_running_average=not train, momentum=0.9,
                                                                           epsilon=1e-5)

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vision_jax.models.layers import linear_init
+from vision_jax.models.layers import Dense, linear_init
 from vision_jax.models.noise import Dropout
+from vision_jax.models.windows import pixels
 
 Array = jax.Array
 
@@ -107,7 +108,7 @@ class Attention(nn.Module):
                for x in PackedProjection(dtype=self.dtype, name='in_proj')(queries, keys, values))
     x = attend(q, k, v, scale=q.shape[-1] ** -0.5, bias=bias,
                drop=functools.partial(Dropout(self.dropout, name='drop'), train=train))
-    return nn.Dense(channels, dtype=jnp.dtype(self.dtype), kernel_init=linear_init, name='out_proj')(x)
+    return Dense(channels, dtype=jnp.dtype(self.dtype), kernel_init=linear_init, name='out_proj')(x)
 
 
 class PackedProjection(nn.Module):
@@ -138,9 +139,9 @@ class PackedProjection(nn.Module):
     if not self.key_bias:
       bias = jnp.where(np.repeat([True, False, True], channels), bias, 0)
     if queries is keys and keys is values:  # one product instead of three
-      return tuple(jnp.split(queries.astype(self.dtype) @ kernel + bias, 3, axis=-1))
+      return tuple(jnp.split(pixels(queries.astype(self.dtype), kernel) + bias, 3, axis=-1))
     parts = zip((queries, keys, values), jnp.split(kernel, 3, axis=-1), jnp.split(bias, 3), strict=True)
-    return tuple(x.astype(self.dtype) @ k + b for x, k, b in parts)
+    return tuple(pixels(x.astype(self.dtype), k) + b for x, k, b in parts)
 
 
 class Mlp(nn.Module):
@@ -170,7 +171,7 @@ class Mlp(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool = False) -> Array:
-    dense = functools.partial(nn.Dense, dtype=jnp.dtype(self.dtype), kernel_init=self.kernel_init,
+    dense = functools.partial(Dense, dtype=jnp.dtype(self.dtype), kernel_init=self.kernel_init,
                               bias_init=self.bias_init)
     y = gelu(dense(self.hidden, name=self.parts[0])(x))
     y = Dropout(self.dropout, name='drop_0')(y, train=train)

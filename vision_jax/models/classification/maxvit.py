@@ -39,7 +39,7 @@ from vision_jax.models.attention import (
   position_bias,
   split_heads,
 )
-from vision_jax.models.layers import Conv, ConvNorm, SqueezeExcite, avg_pool, global_avg_pool, make_norm
+from vision_jax.models.layers import Conv, ConvNorm, Dense, SqueezeExcite, avg_pool, global_avg_pool, make_norm
 from vision_jax.models.noise import Dropout, StochasticDepth
 
 Array = jax.Array
@@ -294,7 +294,7 @@ class RelativeAttention(nn.Module):
     q, k, v = (split_heads(part, heads) for part in projection(x, x, x))
     table = self.param('relative_position_bias_table', normal_init, ((2 * self.side - 1) ** 2, heads), jnp.float32)
     x = attend(q, k, v, scale=channels ** -0.5, bias=position_bias(table, (self.side, self.side)))
-    return nn.Dense(channels, kernel_init=normal_init, dtype=jnp.dtype(self.dtype), name='merge')(x)
+    return Dense(channels, kernel_init=normal_init, dtype=jnp.dtype(self.dtype), name='merge')(x)
 
 
 maxvit_t = functools.partial(MaxViT, 64, (64, 128, 256, 512), (2, 2, 5, 2), 32)

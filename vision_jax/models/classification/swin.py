@@ -54,7 +54,7 @@ from vision_jax.models.attention import (
   position_bias,
   split_heads,
 )
-from vision_jax.models.layers import Conv, check_size, global_avg_pool, linear_init, make_norm
+from vision_jax.models.layers import Conv, Dense, check_size, global_avg_pool, linear_init, make_norm
 from vision_jax.models.noise import Dropout, StochasticDepth
 
 Array = jax.Array
@@ -157,8 +157,8 @@ class PatchMerging(nn.Module):
     x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
     # Column by column: (0, 0), (1, 0), (0, 1), (1, 1).
     x = jnp.concatenate([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], axis=-1)
-    reduction = nn.Dense(2 * channels, use_bias=False, kernel_init=normal_init, dtype=jnp.dtype(self.dtype),
-                         name='reduction')
+    reduction = Dense(2 * channels, use_bias=False, kernel_init=normal_init, dtype=jnp.dtype(self.dtype),
+                      name='reduction')
     norm = make_norm('layer', (4 if self.version == 1 else 2) * channels, dtype=self.dtype, name='norm')
     return reduction(norm(x)) if self.version == 1 else norm(reduction(x))
 
@@ -249,7 +249,7 @@ class WindowAttention(nn.Module):
       bias = bias + jnp.where(shift_mask(size, window, shift), 0, APART)[:, None]
     x = attend(q, k, v, scale=scale, bias=bias,
                drop=functools.partial(Dropout(self.attention_dropout, name='drop'), train=train))
-    x = nn.Dense(channels, kernel_init=normal_init, dtype=jnp.dtype(self.dtype), name='proj')(x)
+    x = Dense(channels, kernel_init=normal_init, dtype=jnp.dtype(self.dtype), name='proj')(x)
     x = Dropout(self.dropout, name='proj_drop')(x, train=train)
     return _roll(merge_windows(x, window, size), shift)[:, :height, :width]
 
