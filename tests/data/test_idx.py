@@ -19,7 +19,7 @@ def written(folder, *, images=IMAGES, labels=LABELS, prefix='train', end='', pac
   folder.mkdir(exist_ok=True)
   for part, values in (('images', images), ('labels', labels)):
     content, axes = idx_bytes(values), np.ndim(values)
-    (folder / f'{prefix}-{part}{dot}idx{axes}-ubyte{end}').write_bytes(gzip.compress(content, mtime=0) if pack else content)
+    (folder / f'{prefix}-{part}{dot}idx{axes}-ubyte{end}').write_bytes(gzip.compress(content) if pack else content)
   return folder
 
 
