@@ -170,7 +170,7 @@ def from_torch(model: nn.Module | str, state_dict: Mapping[str, np.ndarray], *, 
 
   >>> from vision_jax.models.classification.resnet import resnet18
   >>> model = resnet18(width=8, num_classes=10)
-  >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+  >>> variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
   >>> state_dict = to_torch(model, variables)
   >>> state_dict['layer1.0.conv1.weight'].shape
   (8, 8, 3, 3)
