@@ -17,6 +17,9 @@ TEST_ENV := JAX_PLATFORMS=cpu \
   JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS=0.5
 PYTEST := $(TEST_ENV) $(PY) -m pytest -q -n $(JOBS) --durations=10
 
+# Huge pages for large arrays, where the C library is glibc: a training step on a CPU is up to a fifth faster.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .PHONY: help demo test test-fast test-slow test-full lint bench clean
 .DEFAULT_GOAL := help
 
