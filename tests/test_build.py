@@ -81,7 +81,7 @@ def test_a_task_is_hashable_and_equal_to_itself_made_again(detector):
     ('data.batch_size', 65, 'the source has 64 items, too few for one training batch of 65'),
     ('task.weights', {'loss_clas': 1.0}, 'task.weights has no weight for loss_class; its keys are loss_clas'),
     ('model.dtype', 'bf16', r"model \(lenet5\) has no dtype 'bf16'; known: float32, bfloat16"),
-    ('task.name', 'yolov3', 'task yolov3 needs a model with anchors and strides, such as .*; LeNet5 has none'),
+    ('task.name', 'yolov3', 'task yolov3 needs a model with anchors, strides, such as .*; LeNet5 has no anchors'),
     ('train.stop_after', 3, "config.train has no option 'stop_after'"),
     ('train.best', 'AP', "config.train.best 'AP' is no metric of this task; there are loss_class, loss, top1, top5"),
     ('train.best_mode', 'higher', "config.train.best_mode is 'higher'; it is 'max' or 'min'"),

@@ -16,6 +16,8 @@ from tests.golden_files import FOLDER
 from tests.models import drawn
 from vision_jax import models
 from vision_jax.models.classification.convnext import ConvNeXt
+from vision_jax.models.classification.darknet import Darknet, PlainDarknet
+from vision_jax.models.classification.darknet import Row as DarknetRow
 from vision_jax.models.classification.densenet import DenseNet
 from vision_jax.models.classification.efficientnet import EfficientNet, Stage
 from vision_jax.models.classification.googlenet import GoogLeNet
@@ -42,7 +44,38 @@ COUNTS = {
     'lenet5_original': ({}, 3, 60_000),
     'alexnet_original': ({}, 3, 60_965_224),  # the sum of section 3's layers
     'mobilenet_v1': ({}, 3, 4_231_976),  # timm's mobilenetv1_100
+    # Of darknet's cfg files, BatchNorm's statistics aside; the paper's YOLOv1 is the sum of its 24 + 2 layers.
+    'darknet19': ({}, 3, 20_842_376),
+    'darknet53': ({}, 3, 41_609_928),
+    'extraction': ({}, 3, 23_437_224),
+    'yolov1': ({}, 3, 271_703_550),
+    'yolov1_darknet': ({}, 3, 197_301_875),
+    'yolov1_tiny': ({}, 3, 27_095_374),
+    # A body of 200,656, convolutions of 147,712 and 36,928, and 6 * 8 * 32 numbers to 6 * 8 * 20: 1,475,520.
+    'yolov1_small': ({'num_classes': 10}, 3, 1_860_816),
+    'yolov2': ({}, 3, 50_962_889),
+    'yolov2_tiny': ({}, 3, 11_232_057),
+    # A body of 282,960, twice 147,712, a passthrough of 1,056, 221,440 where it joined, and 5 * 15 * (128 + 1).
+    'yolov2_small': ({'num_classes': 10}, 3, 810_555),
+    'yolov3': ({}, 3, 61_949_149),
+    'yolov3_spp': ({}, 3, 62_998_749),
+    'yolov3_tiny': ({}, 3, 8_852_366),
     'yolov3_small': ({'num_classes': 10}, 3, 526_666),
+    # The authors' count without scales and biases of BatchNorm, 41,524,768, and these: 53,120. ResNet-101's body has
+    # 18,992,128 more: 44,549,160 - 25,557,032 with torchvision's classifiers, which are alike.
+    'detr_resnet50': ({'num_classes': 91}, 3, 41_577_888),
+    'detr_resnet50_dc5': ({'num_classes': 91}, 3, 41_577_888),
+    'detr_resnet101': ({'num_classes': 91}, 3, 60_570_016),
+    'detr_resnet101_dc5': ({'num_classes': 91}, 3, 60_570_016),
+    'detr_small': ({'num_classes': 10}, 3, 1_083_935),  # 176,528 of the body, 861,568 of the transformer, heads
+    # torchvision's, built with BatchNorm that learns: 34,014,999 and 32,269,600 without its 53,120 scales and biases.
+    'retinanet_resnet50_fpn': ({}, 3, 34_068_119),
+    'fcos_resnet50_fpn': ({}, 3, 32_322_720),
+    # A body of 308,848 (464, 9,888, 59,904 and 238,592), a pyramid of 86,016 and four norms of 128; each head has two
+    # convolutions of 36,864 with a norm (FCOS's with a bias of 64 too); the predictions are 577 numbers for each of
+    # 6 * (10 + 4), and 577 for each of 10 + 4 + 1.
+    'retinanet_small': ({'num_classes': 10}, 3, 591_812),
+    'fcos_small': ({'num_classes': 10}, 3, 552_255),
     'unet': ({}, 1, 31_030_658),
     'unet_small': ({'num_classes': 11}, 3, 485_243),
 }
@@ -74,12 +107,23 @@ SMALL = {
     'swin': (functools.partial(Swin, 1, 4, (1, 2), (1, 2), 2, num_classes=5, stochastic_depth=0.0), (16, 24)),
     'maxvit': (functools.partial(MaxViT, 4, (8,), (1,), 4, num_classes=5, partition_size=2, stochastic_depth=0.0),
                (8, 16)),
+    'darknet': (functools.partial(Darknet, 4, ((8, 1), (16, 1)), num_classes=5), (16, 24)),
+    'darknet plain': (functools.partial(PlainDarknet, (DarknetRow(4), DarknetRow(8, pool=2), DarknetRow(4, 1)),
+                                        num_classes=5), (16, 24)),
+    'yolov1': (functools.partial(models.MODELS['yolov1_small'], width=4, num_classes=2, canvas=(32, 48), grid=(2, 3)),
+               (32, 48)),
+    'yolov2': (functools.partial(models.MODELS['yolov2_small'], width=4, num_classes=2), (32, 48)),
     'yolov3': (functools.partial(models.MODELS['yolov3_small'], width=4, num_classes=2), (32, 48)),
+    'detr': (functools.partial(models.MODELS['detr_small'], num_classes=2, num_queries=3, width=4, hidden_dim=8,
+                               num_heads=2, encoder_layers=1, decoder_layers=2, mlp_dim=8), (24, 32)),
+    'retinanet': (functools.partial(models.MODELS['retinanet_small'], width=4, num_classes=2, convs=1), (32, 48)),
+    'fcos': (functools.partial(models.MODELS['fcos_small'], width=4, num_classes=2, convs=1), (32, 48)),
     'unet': (functools.partial(UNet, width=4, depth=1, norm='batch'), (16, 24)),
     'unet strided': (functools.partial(UNet, width=4, depth=1, norm='batch', stem_stride=2), (16, 24)),
 }
 NORMED = ('resnet basic', 'densenet', 'shufflenet', 'regnet', 'vgg', 'googlenet', 'inception v3',
-          'mobilenet v1', 'mobilenet v2', 'mobilenet v3', 'mnasnet', 'efficientnet', 'maxvit', 'yolov3', 'unet strided')
+          'mobilenet v1', 'mobilenet v2', 'mobilenet v3', 'mnasnet', 'efficientnet', 'maxvit', 'yolov1',
+          'yolov2', 'yolov3', 'retinanet', 'unet strided')
 
 
 def count(tree) -> int:
@@ -97,7 +141,8 @@ def small(name: str):
 @pytest.mark.parametrize('name', COUNTS)
 def test_every_model_has_exactly_the_parameters_of_its_row(name):
   options, channels, parameters = COUNTS[name]
-  variables = drawn.shapes(models.create(name, **options), 1, 64, 64, channels)[1]
+  model = models.create(name, **options)
+  variables = drawn.shapes(model, 1, *getattr(model, 'canvas', (64, 64)), channels)[1]
   assert count(variables['params']) == parameters
 
 

@@ -89,3 +89,137 @@ def test_levels_that_disagree_are_refused_in_one_line():
     ops.yolov3_decode(some_outputs(np.random.default_rng(6)), anchors=ANCHORS, strides=STRIDES, image_size=[CANVAS] * 3)
   with pytest.raises(ValueError, match='let all levels make the same'):
     ops.yolov3_decode(some_outputs(np.random.default_rng(6)), anchors=ANCHORS, strides=(8, 8), image_size=CANVAS)
+
+
+# ---- DETR ----
+
+
+DETR_SIZES = np.array([(40, 60), (32, 50)])
+
+
+@functools.cache
+def detr_decoder(**options):
+  decode = jax.jit(functools.partial(ops.detr_decode, **options))
+  return lambda logits, boxes, size: jax.device_get(decode(logits, boxes, image_size=size))
+
+
+def some_queries(seed, queries=7, classes=4):
+  rng = np.random.default_rng(seed)
+  logits = 2 * rng.standard_normal((2, 2, queries, classes + 1)).astype(np.float32)
+  return logits, rng.uniform(0.05, 0.95, (2, 2, queries, 4)).astype(np.float32)
+
+
+def expected_of_queries(logits, boxes, size, threshold):
+  """The loop over one image's queries of the last layer: (score, label, box), the best first."""
+  found = []
+  for row, (cx, cy, w, h) in zip(logits.astype(float), boxes.astype(float)):
+    likely = np.exp(row) / np.exp(row).sum()
+    label = max(range(len(row) - 1), key=lambda k: likely[k])
+    box = np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]) * np.tile(size[::-1], 2)
+    found.append((likely[label], label, np.clip(box, 0, [size[1], size[0]] * 2)))
+  return sorted((row for row in found if row[0] > threshold), key=lambda row: -row[0])
+
+
+@pytest.mark.parametrize('limit', [3, 50])
+def test_detections_of_detr_agree_with_the_loop_over_its_last_layer(limit):
+  logits, boxes = some_queries(0)
+  found = detr_decoder(score_threshold=0.3, max_detections=limit)(logits, boxes, DETR_SIZES)
+  assert found['boxes'].shape == (2, min(limit, 7), 4) and found['labels'].dtype == jnp.int32
+  for i, size in enumerate(DETR_SIZES):
+    expected = expected_of_queries(logits[-1, i], boxes[-1, i], size, 0.3)
+    assert 3 <= len(expected) < 7
+    expected, valid = expected[:limit], found['valid'][i]
+    assert len(expected) == valid.sum() and valid[:len(expected)].all()
+    np.testing.assert_array_equal(found['labels'][i][valid], [label for _, label, _ in expected])
+    np.testing.assert_allclose(found['scores'][i][valid], [score for score, _, _ in expected], rtol=1e-5)
+    np.testing.assert_allclose(found['boxes'][i][valid], [box for _, _, box in expected], rtol=1e-5, atol=1e-4)
+    assert not any(found[name][i][~valid].any() for name in ('boxes', 'scores', 'labels'))
+
+
+def test_detr_s_equal_boxes_all_stay_and_its_nan_and_flat_ones_go():
+  logits, boxes = some_queries(1)
+  boxes[-1, 0], boxes[-1, 1, 0], boxes[-1, 1, 1, 2] = boxes[-1, 0, 0], np.nan, 0
+  logits[-1, 1, 2] = np.nan
+  found = detr_decoder()(logits, boxes, DETR_SIZES)
+  assert found['valid'].sum(1).tolist() == [7, 4]
+  assert all(np.isfinite(found[name]).all() for name in ('boxes', 'scores'))
+
+
+def test_misfits_of_detr_are_refused_in_one_line():
+  logits, boxes = some_queries(2)
+  with pytest.raises(ValueError, match=r'logits \[2, 7, 5\] and boxes \[2, 2, 7, 4\]; give \[L, B, Q, K \+ 1\]'):
+    ops.detr_decode(logits[-1], boxes, image_size=DETR_SIZES)
+  with pytest.raises(ValueError, match=r'detr_decode: image_size \[3, 2\] for 2 images'):
+    ops.detr_decode(logits, boxes, image_size=np.ones((3, 2)))
+
+
+def expected_pairs(pairs, size, *, score_threshold, iou_threshold, limit):
+  """(score, label, box) of one image's detections, from all its pairs."""
+  cut = [(score, label, np.clip(box, 0, [size[1], size[0]] * 2)) for score, label, box in pairs]
+  cut = [pair for pair in cut if pair[0] > score_threshold and (pair[2][2:] > pair[2][:2]).all()]
+  scores, labels, boxes = ([pair[i] for pair in cut] for i in range(3))
+  return [cut[i] for i in oracles.nms(np.array(boxes).reshape(-1, 4), scores, iou_threshold, labels)[:limit]]
+
+
+def check_detections(found, expected):
+  """One image's detections are the expected ones, in their order."""
+  valid = found['valid']
+  assert 2 < len(expected) == valid.sum() and valid[:len(expected)].all()
+  np.testing.assert_array_equal(found['labels'][valid], [label for _, label, _ in expected])
+  np.testing.assert_allclose(found['scores'][valid], [min(score, 1) for score, _, _ in expected], rtol=1e-5)
+  np.testing.assert_allclose(found['boxes'][valid], [box for _, _, box in expected], rtol=1e-5, atol=1e-4)
+  assert not any(found[name][~valid].any() for name in ('boxes', 'scores', 'labels'))
+
+
+@pytest.mark.parametrize('best_class', [True, False])
+def test_yolov1_s_detections_agree_with_the_loop(best_class):
+  rng, (h, w, each, classes), sizes = np.random.default_rng(8), (3, 4, 2, 3), np.array([(48, 64), (20, 40)])
+  outputs = rng.normal(0.5, 0.5, (2, h, w, 5 * each + classes)).astype(np.float32)
+  options = {'score_threshold': 0.1, 'iou_threshold': 0.3, 'max_detections': 20}
+  found = jax.jit(functools.partial(ops.yolov1_decode, canvas=(48, 64), boxes_per_cell=each, best_class=best_class,
+                                    **options))(outputs, image_size=sizes)
+  for i, size in enumerate(sizes):
+    pairs = []
+    for row, column, p in np.ndindex(h, w, each):
+      cell = outputs[i, row, column].astype(float)
+      x, y, root_w, root_h, said = cell[5 * p:5 * p + 5]
+      centre, half = np.array([(column + x) * 16, (row + y) * 16]), np.array([root_w**2 * 32, root_h**2 * 24])
+      scores = [max(said, 0) * max(c, 0) for c in cell[5 * each:]]
+      wanted = [int(np.argmax(scores))] if best_class else range(classes)
+      pairs += [(scores[k], k, np.array([*(centre - half), *(centre + half)])) for k in wanted]
+    check_detections({name: np.asarray(value[i]) for name, value in found.items()},
+                     expected_pairs(pairs, size, score_threshold=0.1, iou_threshold=0.3, limit=20))
+
+
+def test_yolov2_s_detections_agree_with_the_loop():
+  rng, priors, sizes = np.random.default_rng(9), ((9.0, 7.0), (14.0, 20.0)), np.array([(48, 64), (20, 40)])
+  outputs = rng.standard_normal((2, 3, 4, 2, 8)).astype(np.float32)
+  found = jax.jit(functools.partial(ops.yolov2_decode, anchors=priors, stride=16, score_threshold=0.1,
+                                    iou_threshold=0.3, max_detections=20))(outputs, image_size=sizes)
+  for i, size in enumerate(sizes):
+    pairs = []
+    for row, column, a in np.ndindex(3, 4, 2):
+      raw = [float(v) for v in outputs[i, row, column, a]]
+      box = np.array(oracles.yolo_box(raw, column, row, priors[a], 16))
+      likely = np.exp(raw[5:]) / np.exp(raw[5:]).sum()
+      pairs += [(oracles.sigmoid(raw[4]) * share, k, box) for k, share in enumerate(likely)]
+    check_detections({name: np.asarray(value[i]) for name, value in found.items()},
+                     expected_pairs(pairs, size, score_threshold=0.1, iou_threshold=0.3, limit=20))
+
+
+def test_two_negative_numbers_of_yolov1_make_no_detection_and_none_scores_above_one():
+  raw = np.array([0.5, 0.5, 0.7, 0.7, -3.0, -2.0, 0.1], np.float32).reshape(1, 1, 1, 7)
+  decode = jax.jit(functools.partial(ops.yolov1_decode, canvas=(8, 8), boxes_per_cell=1, max_detections=2))
+  assert not decode(raw, image_size=(8, 8))['valid'].any()
+  raw[..., 4:6] = 2, 3
+  found = decode(raw, image_size=(8, 8))
+  assert found['scores'].tolist() == [[1.0, 0.0]] and found['labels'].tolist() == [[0, 0]]
+
+
+def test_outputs_of_another_yolo_are_refused_in_one_line():
+  with pytest.raises(ValueError, match=r'yolov1_decode: outputs \[1, 2, 2, 10\] with 2 boxes in a cell'):
+    ops.yolov1_decode(np.zeros((1, 2, 2, 10)), canvas=(8, 8), image_size=(8, 8))
+  with pytest.raises(ValueError, match=r'yolov1_decode: image_size \[3, 2\] for 1 images'):
+    ops.yolov1_decode(np.zeros((1, 2, 2, 12)), canvas=(8, 8), image_size=np.zeros((3, 2)))
+  with pytest.raises(ValueError, match=r'it must be \[B, h, w, 2, 5 \+ K\]'):
+    ops.yolov2_decode(np.zeros((1, 2, 2, 3, 7)), anchors=((1.0, 1.0),) * 2, stride=4, image_size=(8, 8))

@@ -16,6 +16,7 @@ from vision_jax.conventions import check_options, find, option_names
 from vision_jax.models.classification import (
     alexnet,
     convnext,
+    darknet,
     densenet,
     efficientnet,
     googlenet,
@@ -34,7 +35,7 @@ from vision_jax.models.classification import (
     vit,
 )
 from vision_jax.models.classification.lenet import lenet5, lenet5_original
-from vision_jax.models.detection.yolov3 import yolov3_small
+from vision_jax.models.detection import detr, fcos, retinanet, yolov1, yolov2, yolov3
 from vision_jax.models.segmentation.unet import unet, unet_small
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -122,7 +123,29 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     'swin_v2_s': swin.swin_v2_s,
     'swin_v2_b': swin.swin_v2_b,
     'maxvit_t': maxvit.maxvit_t,
-    'yolov3_small': yolov3_small,
+    'darknet19': darknet.darknet19,
+    'darknet53': darknet.darknet53,
+    'extraction': darknet.extraction,
+    'yolov1': yolov1.yolov1,
+    'yolov1_darknet': yolov1.yolov1_darknet,
+    'yolov1_tiny': yolov1.yolov1_tiny,
+    'yolov1_small': yolov1.yolov1_small,
+    'yolov2': yolov2.yolov2,
+    'yolov2_tiny': yolov2.yolov2_tiny,
+    'yolov2_small': yolov2.yolov2_small,
+    'yolov3': yolov3.yolov3,
+    'yolov3_spp': yolov3.yolov3_spp,
+    'yolov3_tiny': yolov3.yolov3_tiny,
+    'yolov3_small': yolov3.yolov3_small,
+    'detr_resnet50': detr.detr_resnet50,
+    'detr_resnet50_dc5': detr.detr_resnet50_dc5,
+    'detr_resnet101': detr.detr_resnet101,
+    'detr_resnet101_dc5': detr.detr_resnet101_dc5,
+    'detr_small': detr.detr_small,
+    'retinanet_resnet50_fpn': retinanet.retinanet_resnet50_fpn,
+    'retinanet_small': retinanet.retinanet_small,
+    'fcos_resnet50_fpn': fcos.fcos_resnet50_fpn,
+    'fcos_small': fcos.fcos_small,
     'unet': unet,
     'unet_small': unet_small,
 }

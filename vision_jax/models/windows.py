@@ -23,8 +23,6 @@ Pads = tuple[Pair, Pair]
 
 # Below so many multiply-adds (or comparisons) an operation takes less than the compilation of a longer program.
 WORTHWHILE = 2 ** 22
-# XLA makes a small depthwise convolution a dense one: 45 ms for the gradient of 3x3, stride 2, on 28 x 28 x 240.
-DEPTHWISE_WORTHWHILE = 2 ** 20
 MAX_TAPS = 49
 # With more taps the kernel's gradient of a depthwise convolution is a loop over the kernel's rows: for 7x7 it compiles
 # in a quarter of the time and runs in 0.6 of it, while for 3x3 and 5x5 the loop costs up to a half.
@@ -54,7 +52,8 @@ def convolution(x: Array, kernel: Array, stride: Pair, pads: Pads, dilation: Pai
   if 1 < taps <= MAX_TAPS:
     if groups == 1 and work >= WORTHWHILE:
       return _dense(stride, pads, dilation, x, kernel)
-    if groups == channels == kernel.shape[-1] and work >= DEPTHWISE_WORTHWHILE:
+    # XLA makes a small depthwise convolution a dense one: 45 ms for the gradient of 3x3, stride 2, on 28 x 28 x 240.
+    if groups == channels == kernel.shape[-1] and work >= WORTHWHILE // 4:
       return _depthwise(stride, pads, dilation, x, kernel)
   return plain(x, kernel)
 

@@ -48,7 +48,14 @@ from vision_jax.ops.cost import (
     conv_transpose_output_size,
     separable_conv_cost,
 )
-from vision_jax.ops.decode import yolov3_decode
+from vision_jax.ops.decode import (
+    detr_decode,
+    fcos_decode,
+    retinanet_decode,
+    yolov1_decode,
+    yolov2_decode,
+    yolov3_decode,
+)
 from vision_jax.ops.deltas import centerness, decode_deltas, decode_distances, encode_deltas, encode_distances
 from vision_jax.ops.masks import crop_and_resize_masks, masks_to_boxes, paste_masks
 from vision_jax.ops.matching import hungarian_matching
@@ -114,10 +121,12 @@ __all__ = [
     'cxcywh_to_xyxy',
     'decode_deltas',
     'decode_distances',
+    'detr_decode',
     'diou',
     'encode_deltas',
     'encode_distances',
     'fcos_anchors',
+    'fcos_decode',
     'fill_holes',
     'flatten_levels',
     'flip_boxes',
@@ -137,6 +146,7 @@ __all__ = [
     'pyramid_anchors',
     'remove_small_components',
     'retinanet_anchors',
+    'retinanet_decode',
     'roi_align',
     'roi_levels',
     'roi_pool',
@@ -153,5 +163,7 @@ __all__ = [
     'yolo_encode',
     'yolo_slots',
     'yolov1_boxes',
+    'yolov1_decode',
+    'yolov2_decode',
     'yolov3_decode',
 ]

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from vision_jax.conventions import Array
 from vision_jax.ops.arrays import at_least_float32, pick
-from vision_jax.ops.boxes import box_area, clip_boxes
+from vision_jax.ops.boxes import box_area, clip_boxes, cxcywh_to_xyxy
+from vision_jax.ops.deltas import decode_deltas, decode_distances
 from vision_jax.ops.nms import class_aware_nms
-from vision_jax.ops.yolo import check_outputs, flatten_levels, yolo_decode
+from vision_jax.ops.yolo import check_outputs, flatten_levels, yolo_decode, yolov1_boxes
 
 
 def yolov3_decode(outputs: tuple[Array, ...], *, anchors: tuple, strides: tuple[int, ...], image_size: Array,
@@ -50,27 +51,311 @@ def yolov3_decode(outputs: tuple[Array, ...], *, anchors: tuple, strides: tuple[
   ([[1.0, 10.0, 7.0, 14.0], [0.0, 0.0, 0.0, 0.0]], [[True, False]])
   """
   check_outputs('yolov3_decode', outputs, anchors, strides)
-  image_size, images = jnp.asarray(image_size), outputs[0].shape[0]
-  if image_size.shape not in ((2,), (images, 2)):
-    raise ValueError(f'yolov3_decode: image_size {list(image_size.shape)} for {images} images; give (h, w) for all, or '
-                     '[B, 2]')
   boxes = flatten_levels(tuple(yolo_decode(output, priors, stride=stride)
                                for output, priors, stride in zip(outputs, anchors, strides, strict=True)))
   raw = at_least_float32(flatten_levels(outputs))
   scores = jax.nn.sigmoid(raw[..., 4:5]) * jax.nn.sigmoid(raw[..., 5:])
-  suppress = functools.partial(_suppress, score_threshold=score_threshold, iou_threshold=iou_threshold,
-                               max_detections=max_detections, pre_nms=pre_nms)
-  return jax.vmap(suppress)(clip_boxes(boxes, image_size), scores)
+  return _suppress_all('yolov3_decode', boxes, scores, image_size, score_threshold=score_threshold,
+                       iou_threshold=iou_threshold, max_detections=max_detections, pre_nms=pre_nms)
+
+
+def yolov1_decode(outputs: Array, *, canvas: tuple[int, int], boxes_per_cell: int = 2, image_size: Array,
+                  score_threshold: float = 0.001, iou_threshold: float = 0.5, max_detections: int = 100,
+                  best_class: bool = True) -> dict[str, Array]:
+  """The detections in the outputs of a YOLOv1.
+
+  Every (box, class) pair scores the confidence of the box times the class probability of its cell. Nothing bounds these
+  linear outputs, so a confidence below 0 counts as 0 and a score above 1 is given as 1. Each box keeps its best class;
+  those above the threshold are cut to the image and go through non-maximum suppression class by class.
+
+  Args:
+    outputs: [B, h, w, 5 P + K], as in `losses.yolov1_loss`.
+    canvas: (h, w) of the network's input, pixels.
+    boxes_per_cell: P.
+    image_size: [B, 2] or [2], (h, w) of the content at the top left of the canvas, pixels.
+    score_threshold: 0..1, pairs that do not exceed it are dropped; 0.2 is darknet's for pictures.
+    iou_threshold: 0..1, of the suppression.
+    max_detections: M, the slots for one image.
+    best_class: False lets a box be detected as several classes, as darknet does.
+
+  Returns:
+    `boxes` float32 [B, M, 4] xyxy in canvas pixels inside the content, `scores` float32 [B, M] falling, `labels` int32
+    [B, M] and `valid` bool [B, M]. Invalid slots come last and hold zeros. A box without area in the content is
+    dropped.
+
+  Raises:
+    ValueError: outputs and image sizes do not fit together.
+
+  Reference: Redmon et al., You Only Look Once, arXiv 1506.02640, section 2, equation 1; the thresholds are those with
+  which darknet evaluates.
+
+  >>> raw = jnp.zeros((1, 2, 2, 5 + 2)).at[0, 1, 0].set(jnp.array([0.5, 0.5, 0.5, 0.5, 0.9, 0.2, 0.8]))
+  >>> decode = jax.jit(functools.partial(yolov1_decode, canvas=(16, 16), boxes_per_cell=1, max_detections=2))
+  >>> found = decode(raw, image_size=(16, 16))
+  >>> found['boxes'][0, 0].tolist(), round(found['scores'][0, 0].item(), 2), found['labels'].tolist()
+  ([2.0, 10.0, 6.0, 14.0], 0.72, [[1, 0]])
+  """
+  outputs, each = at_least_float32(outputs), 5 * boxes_per_cell
+  if outputs.ndim != 4 or outputs.shape[3] <= each:
+    raise ValueError(f'yolov1_decode: outputs {list(outputs.shape)} with {boxes_per_cell} boxes in a cell; give '
+                     f'[B, h, w, {each} + K]')
+  raw = outputs[..., :each].reshape(*outputs.shape[:3], boxes_per_cell, 5)
+  scores = jnp.maximum(raw[..., 4:], 0) * outputs[..., None, each:]
+  boxes, scores = flatten_levels((yolov1_boxes(raw, canvas=canvas),)), flatten_levels((scores,))
+  found = _suppress_all('yolov1_decode', boxes, scores, image_size, score_threshold=score_threshold,
+                        iou_threshold=iou_threshold, max_detections=max_detections, best_class=best_class,
+                        pre_nms=scores.shape[1] * (1 if best_class else scores.shape[2]))
+  return found | {'scores': jnp.minimum(found['scores'], 1)}
+
+
+def yolov2_decode(outputs: Array, *, anchors: tuple, stride: int, image_size: Array, score_threshold: float = 0.005,
+                  iou_threshold: float = 0.45, max_detections: int = 100, pre_nms: int = 1000) -> dict[str, Array]:
+  """The detections in the raw outputs of a YOLOv2 head.
+
+  Every (box, class) pair scores sigmoid(objectness) * softmax(classes). Those above the threshold, at most `pre_nms` of
+  them by score, are cut to the image and go through non-maximum suppression class by class.
+
+  Args:
+    outputs: [B, h, w, A, 5 + K]: t_x, t_y, t_w, t_h, objectness, K classes, before any activation.
+    anchors: A anchors (w, h), canvas pixels.
+    stride: the canvas pixels that one cell covers.
+    image_size: [B, 2] or [2], (h, w) of the content at the top left of the canvas, pixels.
+    score_threshold: 0..1, pairs that do not exceed it are dropped; 0.5 is darknet's for pictures.
+    iou_threshold: 0..1, of the suppression.
+    max_detections: M, the slots for one image.
+    pre_nms: the most pairs that enter the suppression.
+
+  Returns:
+    `boxes` float32 [B, M, 4] xyxy in canvas pixels inside the content, `scores` float32 [B, M] falling, `labels` int32
+    [B, M] and `valid` bool [B, M]. Invalid slots come last and hold zeros. A box without area in the content is
+    dropped.
+
+  Raises:
+    ValueError: outputs, anchors and image sizes do not fit together.
+
+  Reference: Redmon and Farhadi, YOLO9000, arXiv 1612.08242, section 2; the thresholds are those with which darknet
+  evaluates.
+
+  >>> raw = jnp.full((1, 2, 2, 1, 7), -9.0).at[0, 1, 0, 0].set(jnp.array([0, 0, 0, 0, 9, 0, 9.0]))
+  >>> decode = jax.jit(functools.partial(yolov2_decode, anchors=((6, 4),), stride=8, max_detections=2))
+  >>> found = decode(raw, image_size=(16, 16))
+  >>> found['boxes'][0, 0].tolist(), found['labels'].tolist(), found['valid'].tolist()
+  ([1.0, 10.0, 7.0, 14.0], [[1, 0]], [[True, False]])
+  """
+  check_outputs('yolov2_decode', (outputs,), (anchors,), (stride,))
+  boxes = flatten_levels((yolo_decode(outputs, anchors, stride=stride),))
+  raw = at_least_float32(flatten_levels((outputs,)))
+  scores = jax.nn.sigmoid(raw[..., 4:5]) * jax.nn.softmax(raw[..., 5:])
+  return _suppress_all('yolov2_decode', boxes, scores, image_size, score_threshold=score_threshold,
+                       iou_threshold=iou_threshold, max_detections=max_detections, pre_nms=pre_nms)
+
+
+def _suppress_all(where: str, boxes: Array, scores: Array, image_size: Array, **options) -> dict[str, Array]:
+  """`_suppress` for every image, from boxes [B, S, 4] that are cut to the images, and scores [B, S, K]."""
+  image_size, images = jnp.asarray(image_size), boxes.shape[0]
+  if image_size.shape not in ((2,), (images, 2)):
+    raise ValueError(f'{where}: image_size {list(image_size.shape)} for {images} images; give (h, w) for all, or '
+                     '[B, 2]')
+  return jax.vmap(functools.partial(_suppress, **options))(clip_boxes(boxes, image_size), scores)
 
 
 def _suppress(boxes: Array, scores: Array, *, score_threshold: float, iou_threshold: float, max_detections: int,
-              pre_nms: int) -> dict[str, Array]:
-  """Detections of one image from boxes [S, 4] and scores [S, K]."""
+              pre_nms: int, best_class: bool = False) -> dict[str, Array]:
+  """Detections of one image from boxes [S, 4] and scores [S, K]; `best_class` leaves each box no other."""
   classes = scores.shape[-1]
   wanted = (scores > score_threshold) & (box_area(boxes) > 0)[:, None]
+  if best_class:
+    wanted &= jnp.arange(classes) == jnp.argmax(scores, axis=-1)[:, None]
   best, pairs = jax.lax.top_k(jnp.where(wanted, scores, -jnp.inf).ravel(), min(pre_nms, scores.size))
   boxes, labels = boxes[pairs // classes], (pairs % classes).astype(jnp.int32)
   kept, valid = class_aware_nms(boxes, best, labels, iou_threshold=iou_threshold, max_outputs=max_detections,
                                 valid=best > -jnp.inf)
   found = {'boxes': boxes[kept], 'scores': best[kept], 'labels': labels[kept]}
   return {name: pick(valid, values, 0) for name, values in found.items()} | {'valid': valid}
+
+
+def detr_decode(logits: Array, boxes: Array, *, image_size: Array, score_threshold: float = 0.0,
+                max_detections: int = 100) -> dict[str, Array]:
+  """The detections in the outputs of a DETR: every query is one box of its best class, and nothing is suppressed.
+
+  A query scores the softmax probability of its best class other than no object. The best queries stay, their boxes cut
+  to the image.
+
+  Args:
+    logits: [L, B, Q, K + 1], softmax classes, those of no object last; the last of the L layers is the final one.
+    boxes: [L, B, Q, 4] cx, cy, w, h in 0..1, shares of the content's width and height.
+    image_size: [B, 2] or [2], (h, w) of the content at the top left of the canvas, pixels.
+    score_threshold: 0..1, queries that do not exceed it are dropped.
+    max_detections: the most that stay of one image; M is this or Q, whichever is less.
+
+  Returns:
+    `boxes` float32 [B, M, 4] xyxy in canvas pixels inside the content, `scores` float32 [B, M] falling, `labels` int32
+    [B, M] and `valid` bool [B, M]. Invalid slots come last and hold zeros. A box without area in the content is
+    dropped.
+
+  Raises:
+    ValueError: outputs and image sizes do not fit together.
+
+  Reference: Carion et al., End-to-End Object Detection with Transformers, arXiv 2005.12872, sections 3.1 and 4.
+
+  Differs from the authors' code, which neither cuts boxes to the image nor orders them.
+
+  >>> logits = jnp.array([[[[0, 9.0, 0], [0, 0, 9]]]])
+  >>> found = jax.jit(detr_decode)(logits, jnp.full((1, 1, 2, 4), 0.5), image_size=jnp.array([16, 32]))
+  >>> found['boxes'][0, 0].tolist(), found['labels'][0].tolist(), (found['scores'][0] > 0.5).tolist()
+  ([8.0, 4.0, 24.0, 12.0], [1, 0], [True, False])
+  """
+  image_size = jnp.asarray(image_size)
+  images = logits.shape[1] if logits.ndim == 4 else 0
+  if logits.ndim != 4 or boxes.shape != (*logits.shape[:3], 4) or not logits.shape[0] or logits.shape[3] < 2:
+    raise ValueError(f'detr_decode: logits {list(logits.shape)} and boxes {list(boxes.shape)}; give [L, B, Q, K + 1] '
+                     'and [L, B, Q, 4]')
+  if image_size.shape not in ((2,), (images, 2)):
+    raise ValueError(f'detr_decode: image_size {list(image_size.shape)} for {images} images; give (h, w) for all, or '
+                     '[B, 2]')
+  size = jnp.broadcast_to(image_size.astype(jnp.float32), (images, 2))
+  boxes = cxcywh_to_xyxy(at_least_float32(boxes[-1])) * jnp.tile(size[:, ::-1], 2)[:, None]
+  boxes, likely = clip_boxes(boxes, size), jax.nn.softmax(at_least_float32(logits[-1]))[..., :-1]
+  scores, labels = jnp.max(likely, axis=-1), jnp.argmax(likely, axis=-1).astype(jnp.int32)
+  wanted = (scores > score_threshold) & (box_area(boxes) > 0)
+  best, kept = jax.lax.top_k(jnp.where(wanted, scores, -jnp.inf), min(max_detections, scores.shape[1]))
+  valid = best > -jnp.inf
+  found = {'boxes': jnp.take_along_axis(boxes, kept[..., None], axis=1), 'scores': best,
+           'labels': jnp.take_along_axis(labels, kept, axis=1)}
+  return {name: pick(valid, values, 0) for name, values in found.items()} | {'valid': valid}
+
+
+def retinanet_decode(logits: Array, deltas: Array, *, anchors: Array, image_size: Array,
+                     level_sizes: tuple[int, ...] | None = None, score_threshold: float = 0.05,
+                     iou_threshold: float = 0.5, max_detections: int = 300, pre_nms: int = 1000) -> dict[str, Array]:
+  """The detections in the outputs of a RetinaNet.
+
+  Every (anchor, class) pair scores sigmoid(logit). Of those above the threshold the best `pre_nms` of each level stay;
+  their boxes are cut to the image, and go through non-maximum suppression class by class, all levels together.
+
+  Args:
+    logits: [B, A, K], sigmoid classes; there is no background class.
+    deltas: [B, A, 4], as in `decode_deltas` without variances.
+    anchors: [A, 4] xyxy, canvas pixels.
+    image_size: [B, 2] or [2], (h, w) of the content at the top left of the canvas, pixels.
+    level_sizes: how many of the anchors belong to each level, in their order; one level when left out.
+    score_threshold: 0..1, pairs that do not exceed it are dropped.
+    iou_threshold: 0..1, of the suppression.
+    max_detections: M, the slots for one image.
+    pre_nms: the most pairs of one level that enter the suppression.
+
+  Returns:
+    `boxes` float32 [B, M, 4] xyxy in canvas pixels inside the content, `scores` float32 [B, M] falling, `labels` int32
+    [B, M] and `valid` bool [B, M]. Invalid slots come last and hold zeros.
+
+  Raises:
+    ValueError: outputs, anchors, levels and image sizes do not fit together.
+
+  Reference: Lin et al., Focal Loss for Dense Object Detection, arXiv 1708.02002, section 4.1 (inference).
+  Differs from the paper: it says nothing of `max_detections`, which is torchvision's, as is the order of the steps.
+  Differs from torchvision: a box without area in the content is dropped, before the suppression.
+
+  >>> anchors = jnp.array([[0, 0, 8, 8], [8, 0, 16, 8.0]])
+  >>> logits = jnp.full((1, 2, 3), -9.0).at[0, 1, 2].set(9)
+  >>> decode = jax.jit(functools.partial(retinanet_decode, max_detections=2))
+  >>> found = decode(logits, jnp.zeros((1, 2, 4)), anchors=anchors, image_size=jnp.array([16, 12]))
+  >>> found['boxes'][0, 0].tolist(), found['labels'].tolist(), found['valid'].tolist()
+  ([8.0, 0.0, 12.0, 8.0], [[2, 0]], [[True, False]])
+  """
+  _check_dense('retinanet_decode', logits, deltas, anchors, level_sizes, image_size)
+  scores, places, labels = _best_of_levels(jax.nn.sigmoid(at_least_float32(logits)), level_sizes, score_threshold,
+                                           pre_nms)
+  boxes = decode_deltas(_taken(deltas, places), jnp.asarray(anchors)[places])
+  return _class_by_class(boxes, scores, labels, image_size, iou_threshold, max_detections)
+
+
+def fcos_decode(logits: Array, distances: Array, centerness_logits: Array, *, anchors: Array, image_size: Array,
+                level_sizes: tuple[int, ...] | None = None, score_threshold: float = 0.2, iou_threshold: float = 0.6,
+                max_detections: int = 100, pre_nms: int = 1000) -> dict[str, Array]:
+  """The detections in the outputs of an FCOS.
+
+  Every (point, class) pair scores sqrt(sigmoid(class) * sigmoid(centerness)). Of those above the threshold the best
+  `pre_nms` of each level stay; their boxes are cut to the image, and go through non-maximum suppression class by class,
+  all levels together.
+
+  Args:
+    logits: [B, A, K], sigmoid classes; there is no background class.
+    distances: [B, A, 4], as in `decode_distances`.
+    centerness_logits: [B, A].
+    anchors: [A, 4] xyxy, canvas pixels: the points as squares, such as `fcos_anchors` gives.
+    image_size: [B, 2] or [2], (h, w) of the content at the top left of the canvas, pixels.
+    level_sizes: how many of the points belong to each level, in their order; one level when left out.
+    score_threshold: 0..1, pairs that do not exceed it are dropped.
+    iou_threshold: 0..1, of the suppression.
+    max_detections: M, the slots for one image.
+    pre_nms: the most pairs of one level that enter the suppression.
+
+  Returns:
+    `boxes` float32 [B, M, 4] xyxy in canvas pixels inside the content, `scores` float32 [B, M] falling, `labels` int32
+    [B, M] and `valid` bool [B, M]. Invalid slots come last and hold zeros.
+
+  Raises:
+    ValueError: outputs, anchors, levels and image sizes do not fit together.
+
+  Reference: Tian et al., FCOS, arXiv 1904.01355, section 3.3 (centerness).
+  Differs from the paper: the score is the square root of its product, as in the authors' later version, arXiv
+  2006.09214.
+  Differs from torchvision: a box without area in the content is dropped, before the suppression.
+
+  >>> anchors = jnp.array([[0, 0, 8, 8], [8, 0, 16, 8.0]])
+  >>> logits = jnp.full((1, 2, 3), -9.0).at[0, 1, 2].set(9)
+  >>> decode = jax.jit(functools.partial(fcos_decode, max_detections=2))
+  >>> found = decode(logits, jnp.ones((1, 2, 4)), logits[..., 2], anchors=anchors, image_size=jnp.array([16, 18]))
+  >>> found['boxes'][0, 0].tolist(), found['labels'].tolist(), found['valid'].tolist()
+  ([4.0, 0.0, 18.0, 12.0], [[2, 0]], [[True, False]])
+  """
+  _check_dense('fcos_decode', logits, distances, anchors, level_sizes, image_size)
+  if centerness_logits.shape != logits.shape[:2]:
+    raise ValueError(f'fcos_decode: centerness_logits {list(centerness_logits.shape)} for logits '
+                     f'{list(logits.shape)}; give [B, A]')
+  likely = jax.nn.sigmoid(at_least_float32(logits)) * jax.nn.sigmoid(at_least_float32(centerness_logits))[..., None]
+  scores, places, labels = _best_of_levels(jnp.sqrt(likely), level_sizes, score_threshold, pre_nms)
+  boxes = decode_distances(_taken(distances, places), jnp.asarray(anchors)[places])
+  return _class_by_class(boxes, scores, labels, image_size, iou_threshold, max_detections)
+
+
+def _check_dense(where: str, logits: Array, offsets: Array, anchors: Array, level_sizes: tuple[int, ...] | None,
+                 image_size: Array) -> None:
+  if logits.ndim != 3 or offsets.shape != (*logits.shape[:2], 4) or anchors.shape != offsets.shape[1:]:
+    raise ValueError(f'{where}: logits {list(logits.shape)}, predictions of boxes {list(offsets.shape)}, anchors '
+                     f'{list(anchors.shape)}; give [B, A, K], [B, A, 4] and [A, 4]')
+  if level_sizes is not None and sum(level_sizes) != logits.shape[1]:
+    raise ValueError(f'{where}: level_sizes {tuple(level_sizes)} for {logits.shape[1]} anchors; they must add up')
+  if jnp.shape(image_size) not in ((2,), (logits.shape[0], 2)):
+    raise ValueError(f'{where}: image_size {list(jnp.shape(image_size))} for {logits.shape[0]} images; give (h, w) for '
+                     'all, or [B, 2]')
+
+
+def _best_of_levels(scores: Array, level_sizes: tuple[int, ...] | None, threshold: float,
+                    count: int) -> tuple[Array, Array, Array]:
+  """The best (anchor, class) pairs of each level of scores [B, A, K]: their scores, anchors and classes, each [B, P].
+
+  A score of -inf says that the level had no other pair above the threshold.
+  """
+  (images, anchors, classes), start, found = scores.shape, 0, []
+  for size in (anchors,) if level_sizes is None else level_sizes:
+    level = scores[:, start:start + size].reshape(images, size * classes)
+    best, pairs = jax.lax.top_k(jnp.where(level > threshold, level, -jnp.inf), min(count, size * classes))
+    found.append((best, start + pairs // classes, (pairs % classes).astype(jnp.int32)))
+    start += size
+  return tuple(jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+
+
+def _class_by_class(boxes: Array, scores: Array, labels: Array, image_size: Array, iou_threshold: float,
+                    max_detections: int) -> dict[str, Array]:
+  """Detections from candidates [B, P], those with a score of -inf being none, in falling scores."""
+  boxes = clip_boxes(boxes, jnp.asarray(image_size))
+  scores = jnp.where(box_area(boxes) > 0, scores, -jnp.inf)
+  kept, valid = class_aware_nms(boxes, scores, labels, iou_threshold=iou_threshold, max_outputs=max_detections)
+  found = {'boxes': boxes, 'scores': scores, 'labels': labels}
+  return {name: pick(valid, _taken(values, kept), 0) for name, values in found.items()} | {'valid': valid}
+
+
+def _taken(values: Array, places: Array) -> Array:
+  """`values[b, places[b]]` for each image b."""
+  return jnp.take_along_axis(values, places.reshape(*places.shape, *(1,) * (values.ndim - 2)), axis=1)

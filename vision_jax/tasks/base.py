@@ -1,4 +1,4 @@
-"""What a task is, and the two helpers that every task needs.
+"""What a task is, and the helpers that every task needs.
 
 A task is a frozen dataclass that holds a module and static hyper-parameters. It owns no machinery (no EMA, devices,
 input or output, random state); the training loop knows this protocol and nothing else about it.
@@ -6,7 +6,8 @@ input or output, random state); the training loop knows this protocol and nothin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import Any, Protocol
 
 from flax import linen as nn
@@ -41,11 +42,16 @@ class Task(Protocol):
     """Fresh whole-dataset accumulators (`metrics.base.Accumulator`)."""
 
 
-def apply_module(module: nn.Module, params: Any, model_state: Mapping[str, Any], batch: Batch, *, key: Array,
-                 train: bool, method: str | None = None) -> tuple[Any, Mapping[str, Any]]:
-  """The module's outputs on `batch['image']` [B, H, W, 3], and its state after them (unchanged unless `train`).
+def on_images(module: nn.Module, batch: Batch, train: bool) -> Any:
+  """The outputs of a bound module that takes images alone."""
+  return module(batch['image'], train=train)
 
-  The outputs are those of `method`, a name; of `__call__` when left out.
+
+def apply_module(module: nn.Module, params: Any, model_state: Mapping[str, Any], batch: Batch, *, key: Array,
+                 train: bool, forward: Callable[..., Any] = on_images) -> tuple[Any, Mapping[str, Any]]:
+  """The outputs of `forward(bound module, batch=, train=)`, and the module's state after them.
+
+  The state is unchanged unless `train`.
 
   In training the module draws its noise (`models.noise`) from the key, which all devices share, and the place of each
   example in the global batch, the variable 'position' of the collection 'example': the same noise on one device and on
@@ -53,11 +59,11 @@ def apply_module(module: nn.Module, params: Any, model_state: Mapping[str, Any],
   `batch['position']`) too.
   """
   variables = {'params': params, **model_state}
+  call = functools.partial(forward, batch=batch, train=train)
   if not train:
-    return module.apply(variables, batch['image'], train=False, method=method), model_state
+    return module.apply(variables, method=call), model_state
   variables['example'] = {'position': batch['position']}
-  outputs, updated = module.apply(variables, batch['image'], train=True, mutable=list(model_state),
-                                  rngs={'dropout': key}, method=method)
+  outputs, updated = module.apply(variables, method=call, mutable=list(model_state), rngs={'dropout': key})
   return outputs, {**model_state, **updated}
 
 

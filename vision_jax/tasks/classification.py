@@ -46,7 +46,7 @@ class Classification:
   def loss(self, params: Any, model_state: Any, batch: Batch, key: Array, step: Array, train: bool):
     auxiliary = getattr(self.module, 'auxiliary_weights', ()) if train else ()
     outputs, model_state = base.apply_module(self.module, params, model_state, batch, key=key, train=train,
-                                             method='with_auxiliaries' if auxiliary else None)
+                                             forward=_with_auxiliaries if auxiliary else base.on_images)
     logits, *others = outputs if auxiliary else (outputs,)
     valid = batch['valid']
     count = valid.sum().astype(jnp.float32)
@@ -73,6 +73,10 @@ class Classification:
 
   def metrics(self) -> list[Any]:
     return [metrics.TopK(), metrics.Confusion(self.classes)]
+
+
+def _with_auxiliaries(module: nn.Module, batch: Batch, train: bool) -> Any:
+  return module.with_auxiliaries(batch['image'], train=train)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 from flax import linen as nn
 from flax.core import FrozenDict
+import jax
 
 from vision_jax import losses, metrics, ops
-from vision_jax.conventions import Array, Batch, ClassMap, Term, Variables
+from vision_jax.conventions import Array, Batch, ClassMap, Term, Variables, option_names
 from vision_jax.tasks import base
+
+
+def on_images(module: nn.Module, batch: Batch, train: bool, keys: Array | None = None) -> Any:
+  """The outputs of a bound module that takes images alone."""
+  return base.on_images(module, batch, train)
+
+
+def on_contents(module: nn.Module, batch: Batch, train: bool, keys: Array | None = None) -> Any:
+  """The outputs of a bound module that also takes the sizes of the images' contents."""
+  return module(batch['image'], image_size=batch['image_size'], train=train)
+
+
+def example_keys(key: Array, batch: Batch) -> Array:
+  """A random key for each example [B], by its place in the global batch."""
+  return jax.vmap(functools.partial(jax.random.fold_in, key))(batch['position'])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +42,8 @@ class Detection:
     decode: (outputs, batch) -> `boxes [B, M, 4]`, `scores [B, M]`, `labels [B, M]`, `valid [B, M]`.
     weights: the weight of each Term, by name or prefix.
     voc_ap: 'every' or 'eleven', to have VOC's average precision beside COCO's figures; see `metrics.VocAP`.
+    forward: (bound module, batch, train, keys=[B]) -> outputs; a key depends on the place in the global batch, and
+      there is none in prediction.
   """
 
   module: nn.Module
@@ -33,6 +52,7 @@ class Detection:
   decode: Callable[[Any, Batch], dict[str, Array]]
   weights: tuple[tuple[str, float], ...]
   voc_ap: str | None = None
+  forward: Callable[..., Any] = on_images
   kind: ClassVar[str] = 'detection'
   fields: ClassVar[tuple[str, ...]] = ('boxes', 'labels')
 
@@ -40,11 +60,14 @@ class Detection:
     return base.init_module(self.module, key, batch)
 
   def loss(self, params: Any, model_state: Any, batch: Batch, key: Array, step: Array, train: bool):
-    outputs, model_state = base.apply_module(self.module, params, model_state, batch, key=key, train=train)
+    forward = functools.partial(self.forward, keys=example_keys(key, batch))
+    outputs, model_state = base.apply_module(self.module, params, model_state, batch, key=key, train=train,
+                                             forward=forward)
     return self.criterion(outputs, batch), {}, model_state
 
   def predict(self, variables: Variables, batch: Batch) -> dict[str, Array]:
-    return self.decode(self.module.apply(variables, batch['image'], train=False), batch)
+    call = functools.partial(self.forward, batch=batch, train=False)
+    return self.decode(self.module.apply(variables, method=call), batch)
 
   def metrics(self) -> list[Any]:
     voc = [metrics.VocAP(self.classes, points=self.voc_ap)] if self.voc_ap else []
@@ -74,10 +97,133 @@ class Decode:
     return self.decode(outputs, image_size=batch['image_size'], **self.options)
 
 
+@dataclasses.dataclass(frozen=True)
+class DenseCriterion:
+  """A loss of predictions for the anchors of a module, as a function of (outputs, batch); hashable.
+
+  Args:
+    module: has `anchors(canvas)`.
+    loss: of (some outputs, boxes, labels), with the option `anchors`.
+    names: of these outputs, in order.
+    options: of the loss.
+  """
+
+  module: nn.Module
+  loss: Callable[..., dict[str, Term]]
+  names: tuple[str, ...]
+  options: FrozenDict
+
+  def __call__(self, outputs: dict[str, Array], batch: Batch, keys: Array | None = None) -> dict[str, Term]:
+    return self.loss(*(outputs[name] for name in self.names), batch['boxes'], batch['labels'],
+                     anchors=self.module.anchors(batch['image'].shape[1:3]), boxes_valid=batch['boxes_valid'],
+                     valid=batch['valid'], **self.options)
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseDecode:
+  """A decoding of predictions for the anchors of a module, as a function of (outputs, batch); hashable.
+
+  Args:
+    module: has `anchors(canvas)`, and `level_sizes(canvas)` where the decoding works level by level.
+    decode: of some outputs, with the options `anchors` and `image_size`.
+    names: of these outputs, in order.
+    options: of the decoding.
+  """
+
+  module: nn.Module
+  decode: Callable[..., dict[str, Array]]
+  names: tuple[str, ...]
+  options: FrozenDict
+
+  def __call__(self, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
+    canvas, options = batch['image'].shape[1:3], dict(self.options)
+    if 'level_sizes' in option_names(self.decode):
+      options['level_sizes'] = self.module.level_sizes(canvas)
+    return self.decode(*(outputs[name] for name in self.names), anchors=self.module.anchors(canvas),
+                       image_size=batch['image_size'], **options)
+
+
+def yolov1(module: nn.Module, classes: ClassMap, *, objectness_target: str | None = None,
+           score_threshold: float | None = None, iou_threshold: float | None = None, max_detections: int | None = None,
+           best_class: bool | None = None, voc_ap: str | None = None,
+           weights: tuple[tuple[str, float], ...] = tuple(losses.YOLOV1_WEIGHTS.items())) -> Detection:
+  """YOLOv1 (Redmon et al., arXiv 1506.02640) on any module with its outputs. None means the default.
+
+  Args:
+    module: gives outputs [B, h, w, 5 P + K], and has the fields `canvas` and `boxes_per_cell`.
+    classes: the names and file ids of the K classes.
+    objectness_target: see `losses.yolov1_loss`.
+    score_threshold, iou_threshold, max_detections, best_class: see `ops.yolov1_decode`. Its low score threshold is for
+      AP; a person wants about 0.2.
+    voc_ap: as in `Detection`.
+    weights: of `loss_box`, `loss_objectness`, `loss_no_object` and `loss_class`; the paper's when left out.
+  """
+  _require('yolov1', module, ('canvas', 'boxes_per_cell'), 'yolov1_small')
+  layout = {'canvas': module.canvas, 'boxes_per_cell': module.boxes_per_cell}
+  criterion = Criterion(losses.yolov1_loss, FrozenDict(layout, **_given(objectness_target=objectness_target)))
+  decode = Decode(ops.yolov1_decode, FrozenDict(layout, **_given(
+      score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections,
+      best_class=best_class)))
+  return Detection(module, classes, criterion, decode, weights, voc_ap)
+
+
+def yolov2(module: nn.Module, classes: ClassMap, *, box_loss: str | None = None, small_box_weight: bool | None = None,
+           ignore_threshold: float | None = None, objectness_target: str | None = None, prior: bool = False,
+           score_threshold: float | None = None, iou_threshold: float | None = None,
+           max_detections: int | None = None, pre_nms: int | None = None, voc_ap: str | None = None,
+           weights: tuple[tuple[str, float], ...] | None = None) -> Detection:
+  """YOLOv2 (Redmon and Farhadi, arXiv 1612.08242) on any module with its outputs. None means the default.
+
+  Args:
+    module: gives raw outputs [B, h, w, A, 5 + K], and has the fields `anchors` and `stride`.
+    classes: the names and file ids of the K classes.
+    box_loss, small_box_weight, ignore_threshold, objectness_target, prior: see `losses.yolov2_loss`.
+    score_threshold, iou_threshold, max_detections, pre_nms: see `ops.yolov2_decode`. Its low score threshold is for AP;
+      a person wants about 0.5.
+    voc_ap: as in `Detection`.
+    weights: of `loss_box`, `loss_objectness`, `loss_no_object`, `loss_class`, and with `prior` `loss_prior`; darknet's
+      when left out.
+  """
+  _require('yolov2', module, ('anchors', 'stride'), 'yolov2_small')
+  layout = {'anchors': module.anchors, 'stride': module.stride}
+  criterion = Criterion(losses.yolov2_loss, FrozenDict(layout, prior=prior, **_given(
+      box_loss=box_loss, small_box_weight=small_box_weight, ignore_threshold=ignore_threshold,
+      objectness_target=objectness_target)))
+  decode = Decode(ops.yolov2_decode, FrozenDict(layout, **_given(
+      score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections, pre_nms=pre_nms)))
+  if weights is None:
+    weights = (*losses.YOLOV2_WEIGHTS.items(), *((('loss_prior', 0.01),) if prior else ()))
+  return Detection(module, classes, criterion, decode, weights, voc_ap)
+
+
+@dataclasses.dataclass(frozen=True)
+class SetCriterion:
+  """A loss of sets of `logits` and `boxes` with its options, as a function of (outputs, batch); hashable."""
+
+  loss: Callable[..., dict[str, Term]]
+  options: FrozenDict
+
+  def __call__(self, outputs: dict[str, Array], batch: Batch, keys: Array | None = None) -> dict[str, Term]:
+    return self.loss(outputs['logits'], outputs['boxes'], batch['boxes'], batch['labels'],
+                     image_size=batch['image_size'], boxes_valid=batch['boxes_valid'], valid=batch['valid'],
+                     **self.options)
+
+
+@dataclasses.dataclass(frozen=True)
+class SetDecode:
+  """A decoding of sets of `logits` and `boxes` with its options, as a function of (outputs, batch); hashable."""
+
+  decode: Callable[..., dict[str, Array]]
+  options: FrozenDict
+
+  def __call__(self, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
+    return self.decode(outputs['logits'], outputs['boxes'], image_size=batch['image_size'], **self.options)
+
+
 def yolov3(module: nn.Module, classes: ClassMap, *, box_loss: str = 'giou', ignore_threshold: float = 0.7,
            objectness_target: str = 'binary', extra_match_iou: float | None = None, label_smoothing: float = 0.0,
-           match: str = 'global', ignore: str = 'predicted', score_threshold: float = 0.01,
-           iou_threshold: float = 0.45, max_detections: int = 100, voc_ap: str | None = None,
+           match: str = 'global', ignore: str = 'predicted', score_threshold: float | None = None,
+           iou_threshold: float | None = None, max_detections: int | None = None, voc_ap: str | None = None,
            weights: tuple[tuple[str, float], ...] = (('loss_box', 1.0), ('loss_objectness', 1.0), ('loss_class', 1.0)),
            ) -> Detection:
   """YOLOv3 (Redmon and Farhadi, arXiv 1804.02767) on any module with its outputs, anchors and strides.
@@ -87,18 +233,109 @@ def yolov3(module: nn.Module, classes: ClassMap, *, box_loss: str = 'giou', igno
     classes: the names and file ids of the K classes.
     box_loss, ignore_threshold, objectness_target, extra_match_iou, label_smoothing, match, ignore: see
       `losses.yolov3_loss`; the box loss of the paper is 'sse'.
-    score_threshold, iou_threshold, max_detections: see `ops.yolov3_decode`. The low score threshold is for AP; a person
-      wants about 0.3.
+    score_threshold, iou_threshold, max_detections: see `ops.yolov3_decode`. None means its default; the low score
+      threshold is for AP, a person wants about 0.3.
     voc_ap: as in `Detection`.
     weights: of `loss_box`, `loss_objectness` and `loss_class`.
   """
-  if not hasattr(module, 'anchors'):
-    raise ValueError(f'task yolov3 needs a model with anchors and strides, such as yolov3_small; '
-                     f'{type(module).__name__} has none')
+  _require('yolov3', module, ('anchors', 'strides'), 'yolov3_small')
   layout = {'anchors': module.anchors, 'strides': module.strides}
   criterion = Criterion(losses.yolov3_loss, FrozenDict(
       layout, box_loss=box_loss, ignore_threshold=ignore_threshold, objectness_target=objectness_target,
       extra_match_iou=extra_match_iou, label_smoothing=label_smoothing, match=match, ignore=ignore))
-  decode = Decode(ops.yolov3_decode, FrozenDict(
-      layout, score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections))
+  decode = Decode(ops.yolov3_decode, FrozenDict(layout, **_given(
+      score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections)))
   return Detection(module, classes, criterion, decode, weights, voc_ap)
+
+
+def retinanet(module: nn.Module, classes: ClassMap, *, positive_iou: float | None = None,
+              negative_iou: float | None = None, alpha: float | None = None, gamma: float | None = None,
+              score_threshold: float | None = None, iou_threshold: float | None = None,
+              max_detections: int | None = None, pre_nms: int | None = None, voc_ap: str | None = None,
+              weights: tuple[tuple[str, float], ...] = (('loss_class', 1.0), ('loss_box', 1.0))) -> Detection:
+  """RetinaNet (Lin et al., arXiv 1708.02002) on any module with its outputs and anchors. None means the default.
+
+  Args:
+    module: gives `logits [B, A, K]` and `deltas [B, A, 4]`, and has `anchors(canvas)` and `level_sizes(canvas)`.
+    classes: the names and file ids of the K classes.
+    positive_iou, negative_iou, alpha, gamma: see `losses.retinanet_loss`.
+    score_threshold, iou_threshold, max_detections, pre_nms: see `ops.retinanet_decode`.
+    voc_ap: as in `Detection`.
+    weights: of `loss_class` and `loss_box`.
+  """
+  names = ('logits', 'deltas')
+  _require_outputs('retinanet', module, names, 'retinanet_small')
+  criterion = DenseCriterion(module, losses.retinanet_loss, names, _given(
+      positive_iou=positive_iou, negative_iou=negative_iou, alpha=alpha, gamma=gamma))
+  decode = DenseDecode(module, ops.retinanet_decode, names, _given(
+      score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections, pre_nms=pre_nms))
+  return Detection(module, classes, criterion, decode, weights, voc_ap)
+
+
+def fcos(module: nn.Module, classes: ClassMap, *, radius: float | None = None, alpha: float | None = None,
+         gamma: float | None = None, score_threshold: float | None = None, iou_threshold: float | None = None,
+         max_detections: int | None = None, pre_nms: int | None = None, voc_ap: str | None = None,
+         weights: tuple[tuple[str, float], ...] = (('loss_class', 1.0), ('loss_box', 1.0), ('loss_centerness', 1.0))
+         ) -> Detection:
+  """FCOS (Tian et al., arXiv 1904.01355) on any module with its outputs and points. None means the default.
+
+  Args:
+    module: gives `logits [B, A, K]`, `distances [B, A, 4]` and `centerness [B, A]`, and has `anchors(canvas)`, squares
+      as large as the strides, and `level_sizes(canvas)`.
+    classes: the names and file ids of the K classes.
+    radius, alpha, gamma: see `losses.fcos_loss`.
+    score_threshold, iou_threshold, max_detections, pre_nms: see `ops.fcos_decode`. AP gains by a lower score threshold
+      than its 0.2.
+    voc_ap: as in `Detection`.
+    weights: of `loss_class`, `loss_box` and `loss_centerness`.
+  """
+  names = ('logits', 'distances', 'centerness')
+  _require_outputs('fcos', module, names, 'fcos_small')
+  criterion = DenseCriterion(module, losses.fcos_loss, names, _given(radius=radius, alpha=alpha, gamma=gamma))
+  decode = DenseDecode(module, ops.fcos_decode, names, _given(
+      score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections, pre_nms=pre_nms))
+  return Detection(module, classes, criterion, decode, weights, voc_ap)
+
+
+def detr(module: nn.Module, classes: ClassMap, *, class_cost: float | None = None, box_cost: float | None = None,
+         giou_cost: float | None = None, class_cost_kind: str | None = None, no_object_weight: float | None = None,
+         solver: str | None = None, score_threshold: float | None = None, max_detections: int | None = None,
+         voc_ap: str | None = None, weights: tuple[tuple[str, float], ...] = (
+             ('loss_class', 1.0), ('loss_box', 5.0), ('loss_giou', 2.0))) -> Detection:
+  """DETR (Carion et al., arXiv 2005.12872) on any module with its outputs. None means the default.
+
+  Args:
+    module: gives `logits [L, B, Q, K + 1]` and `boxes [L, B, Q, 4]`, and takes `image_size`.
+    classes: the names and file ids of the K classes.
+    class_cost, box_cost, giou_cost, class_cost_kind, no_object_weight, solver: see `losses.detr_loss`.
+    score_threshold, max_detections: see `ops.detr_decode`.
+    voc_ap: as in `Detection`.
+    weights: of `loss_class`, `loss_box` and `loss_giou`, in all decoder layers.
+  """
+  if not hasattr(module, 'num_queries'):
+    raise ValueError(f'task detr needs a model with queries, such as detr_small; {type(module).__name__} has none')
+  criterion = SetCriterion(losses.detr_loss, _given(
+      class_cost=class_cost, box_cost=box_cost, giou_cost=giou_cost, class_cost_kind=class_cost_kind,
+      no_object_weight=no_object_weight, solver=solver))
+  decode = SetDecode(ops.detr_decode, _given(score_threshold=score_threshold, max_detections=max_detections))
+  return Detection(module, classes, criterion, decode, weights, voc_ap, forward=on_contents)
+
+
+def _given(**options: Any) -> FrozenDict:
+  """The options that are not left to the function's own default."""
+  return FrozenDict({name: value for name, value in options.items() if value is not None})
+
+
+def _require(task: str, module: nn.Module, attributes: tuple[str, ...], example: str) -> None:
+  """Refuses a module that is no such detector."""
+  missing = [name for name in attributes if not hasattr(module, name)]
+  if missing:
+    raise ValueError(f'task {task} needs a model with {", ".join(attributes)}, such as {example}; '
+                     f'{type(module).__name__} has no {", ".join(missing)}')
+
+
+def _require_outputs(task: str, module: nn.Module, outputs: tuple[str, ...], example: str) -> None:
+  """Refuses a module whose outputs bear other names."""
+  if getattr(module, 'outputs', None) != outputs:
+    raise ValueError(f'task {task} needs a model with the outputs {", ".join(outputs)}, such as {example}; '
+                     f'{type(module).__name__} has others')

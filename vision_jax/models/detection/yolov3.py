@@ -1,25 +1,31 @@
-"""YOLOv3: Darknet's residual backbone, and a head that predicts boxes on several maps from anchors.
+"""YOLOv3: a head that predicts boxes on several maps from anchors, on Darknet-53 or any other backbone.
 
-Joseph Redmon and Ali Farhadi, YOLOv3: An Incremental Improvement, arXiv 1804.02767; Table 1 for the backbone,
-section 2.3 and darknet's `yolov3.cfg` for the head. Maps of `yolov3_small` on an image of 96 x 128, K classes:
+Joseph Redmon and Ali Farhadi, YOLOv3: An Incremental Improvement, arXiv 1804.02767, sections 2.3 and 2.4, and darknet's
+`yolov3.cfg`. Maps of `yolov3` on an image of 416 x 416, A = 3 anchors on each level, K classes:
 
 | part | what | output |
 |---|---|---|
-| backbone.stem | 3x3 / 2, 16 | 48 x 64 x 16 |
-| backbone.stage1 | 3x3 / 2, 32; 1 residual block (1x1 half, 3x3) | 24 x 32 x 32 |
-| backbone.stage2 | 3x3 / 2, 64; 2 blocks | 12 x 16 x 64 |
-| backbone.stage3 | 3x3 / 2, 128; 2 blocks | 6 x 8 x 128 |
-| head.level1 | 1x1 64, 3x3 128, 1x1 64 (the route) -> 3x3 128 -> 1x1 A * (5 + K) | 6 x 8 x A x (5 + K) |
-| head.level0 | 1x1 32 of the route, upsampled, beside stage2's map; as level1, half as wide | 12 x 16 x A x (5 + K) |
+| body | `darknet53`: stage3, stage4 and stage5 | 52 x 52 x 256, 26 x 26 x 512, 13 x 13 x 1024 |
+| head.level2 | 1x1 512, 3x3 1024, 1x1 512, 3x3 1024, 1x1 512 (the route) | 13 x 13 x 512 |
+| | 3x3 1024, 1x1 prediction | 13 x 13 x A x (5 + K) |
+| head.level1 | 1x1 256 of the route, upsampled, beside stage4; as level2, half as wide | 26 x 26 x A x (5 + K) |
+| head.level0 | the same once more beside stage3 | 52 x 52 x A x (5 + K) |
 
-Every convolution but the predictions has BatchNorm and a leaky ReLU of 0.1. Levels are ordered from fine to coarse
-(darknet writes the coarse one first). The head knows nothing of the backbone but its maps.
+61,949,149 parameters with K = 80 and 61,626,049 with K = 20, 52,608 statistics. Every convolution but the predictions
+has BatchNorm and a leaky ReLU of 0.1. Levels are ordered from fine to coarse (darknet writes the coarse one first). The
+head knows nothing of the body but its maps. Others of the authors:
+
+- `yolov3_spp` (`yolov3-spp.cfg`): after three convolutions of level2 the maxima over 5, 9 and 13 pixels stand beside
+  the map; 62,998,749 and 53,632.
+- `yolov3_tiny` (`yolov3-tiny.cfg`): seven convolutions with max pools, two levels with a neck of one 1x1 and of none;
+  8,852,366 and 6,368.
 
 Differs from the paper: `yolov3_small` begins with a stride, and has fewer blocks and levels.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -27,7 +33,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vision_jax.models.layers import Conv, ConvNorm, leaky_relu, upsample
+from vision_jax.models.classification.darknet import TINY_ROWS, Darknet, PlainDarknet, darknet53
+from vision_jax.models.classification.maps import choose_maps
+from vision_jax.models.layers import Conv, ConvNorm, leaky_relu, max_pool, upsample
+from vision_jax.ops.anchors import YOLOV3_ANCHORS, YOLOV3_TINY_ANCHORS
 
 Array = jax.Array
 LevelAnchors = tuple[tuple[tuple[float, float], ...], ...]
@@ -41,12 +50,15 @@ class YOLOv3(nn.Module):
   """A backbone and YOLOv3's head: raw predictions for each anchor of each cell.
 
   Args:
-    backbone: a module `(x, train=) -> maps`, fine to coarse, whose property `strides` says how coarse each is.
+    body: a classifier of the zoo with `num_classes=0`; it has `features(x, train=) -> {name: map}`.
+    levels: the names of the maps it takes, fine to coarse.
     num_classes: K.
     anchors: for each level the (w, h) of its anchors, in pixels of the canvas.
-    strides: the levels, fine to coarse; each must be one of the backbone's.
+    strides: for each level the pixels of the canvas that one cell covers; each twice the one before.
     channels: of each level's 1x1 convolutions (paper: 128, 256, 512); its 3x3 convolutions have twice as many.
-    depth: pairs of 1x1 and 3x3 before the route (paper: 2).
+    necks: for each level the number of convolutions, 1x1 and 3x3 in turn, up to the route: an odd number, or 0. One
+      number for all (paper: 5).
+    spp: whether the third convolution of the coarsest neck is followed by spatial pyramid pooling.
     norm, dtype: as in `layers`.
     objectness_prior: the objectness that the untrained head predicts; None leaves the bias 0, as the paper does. A low
       prior keeps the first steps from being spent on telling thousands of empty cells so.
@@ -56,8 +68,8 @@ class YOLOv3(nn.Module):
     th, objectness logit, K class logits), to be decoded with the level's stride and anchors.
 
   Raises:
-    ValueError: sizes that the coarsest stride does not divide; anchors, strides and channels of different lengths;
-      strides that do not double, or that the backbone does not have.
+    ValueError: sizes that the coarsest stride does not divide; levels, anchors, strides and channels of different
+      lengths; strides that do not double, or are not those of the maps; a level that the body does not have.
 
   >>> model = yolov3_small(num_classes=10)
   >>> maps, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((2, 96, 128, 3)))
@@ -65,34 +77,40 @@ class YOLOv3(nn.Module):
   ([(2, 12, 16, 3, 15), (2, 6, 8, 3, 15)], (8, 16))
   """
 
-  backbone: nn.Module
+  body: nn.Module
+  levels: tuple[str, ...]
   num_classes: int
   anchors: LevelAnchors
   strides: tuple[int, ...]
   channels: tuple[int, ...]
-  depth: int = 2
+  necks: int | tuple[int, ...] = 5
+  spp: bool = False
   norm: str = 'batch'
   objectness_prior: float | None = None
   dtype: Any = jnp.float32
 
   def setup(self):
-    self.head = YOLOv3Head(self.num_classes, tuple(len(level) for level in self.anchors), self.channels, self.depth,
-                           self.norm, self.objectness_prior, self.dtype)
+    self.head = YOLOv3Head(self.num_classes, tuple(len(level) for level in self.anchors), self.channels, self.necks,
+                           self.spp, self.norm, self.objectness_prior, self.dtype)
 
   def __call__(self, x: Array, *, train: bool = False) -> tuple[Array, ...]:
     self._check(x)
-    maps = dict(zip(self.backbone.strides, self.backbone(x, train=train), strict=True))
-    return self.head(tuple(maps[stride] for stride in self.strides), train=train)
+    maps = self.body.features(x, train=train)
+    maps = choose_maps({name: (None, value) for name, value in maps.items()}, self.levels)
+    for (name, level), stride in zip(maps.items(), self.strides, strict=True):
+      if (level.shape[1] * stride, level.shape[2] * stride) != x.shape[1:3]:
+        raise ValueError(f'YOLOv3: {name} of {level.shape[1]} x {level.shape[2]} is not the map of stride {stride} of '
+                         f'an image of {x.shape[1]} x {x.shape[2]}')
+    return self.head(tuple(maps.values()), train=train)
 
   def _check(self, x: Array) -> None:
-    if not len(self.anchors) == len(self.strides) == len(self.channels):
-      raise ValueError(f'YOLOv3: {len(self.anchors)} levels of anchors, {len(self.strides)} strides and '
-                       f'{len(self.channels)} channels; give one of each for every level')
+    if not len(self.levels) == len(self.anchors) == len(self.strides) == len(self.channels):
+      raise ValueError(f'YOLOv3: {len(self.levels)} levels, {len(self.anchors)} levels of anchors, {len(self.strides)} '
+                       f'strides and {len(self.channels)} channels; give one of each for every level')
     doubled = tuple(self.strides[0] * 2 ** i for i in range(len(self.strides)))
-    if self.strides != doubled or not set(self.strides) <= set(self.backbone.strides):
-      raise ValueError(f"YOLOv3: strides {self.strides} must each be twice the one before, and among the backbone's "
-                       f'{self.backbone.strides}')
-    coarsest = self.backbone.strides[-1]
+    if self.strides != doubled:
+      raise ValueError(f'YOLOv3: strides {self.strides} must each be twice the one before')
+    coarsest = self.strides[-1]
     if x.shape[1] % coarsest or x.shape[2] % coarsest:
       near = tuple(max(1, round(side / coarsest)) * coarsest for side in x.shape[1:3])
       raise ValueError(f'YOLOv3: height and width must be multiples of {coarsest}, not {x.shape[1]} x {x.shape[2]}; '
@@ -105,7 +123,7 @@ class YOLOv3Head(nn.Module):
   Args:
     num_classes: K.
     num_anchors: A of each level, fine to coarse.
-    channels, depth, norm, objectness_prior, dtype: as in `YOLOv3`.
+    channels, necks, spp, norm, objectness_prior, dtype: as in `YOLOv3`.
 
   Returns:
     From one map `[B, h, w, C]` a level, each half the size of the one before, what `YOLOv3` returns.
@@ -119,7 +137,8 @@ class YOLOv3Head(nn.Module):
   num_classes: int
   num_anchors: tuple[int, ...]
   channels: tuple[int, ...]
-  depth: int = 2
+  necks: int | tuple[int, ...] = 5
+  spp: bool = False
   norm: str = 'batch'
   objectness_prior: float | None = None
   dtype: Any = jnp.float32
@@ -127,15 +146,17 @@ class YOLOv3Head(nn.Module):
   @nn.compact
   def __call__(self, maps: tuple[Array, ...], *, train: bool = False) -> tuple[Array, ...]:
     outputs, route = [], None
+    necks = (self.necks,) * len(maps) if isinstance(self.necks, int) else self.necks
     for level in reversed(range(len(maps))):
       c, x = self.channels[level], maps[level]
       if route is not None:
         route = self._block(c, 1, f'level{level}_route')(route, train=train)
         x = jnp.concatenate([upsample(route, 2), x], -1)
-      for i in range(self.depth):
-        x = self._block(c, 1, f'level{level}_conv{2 * i}')(x, train=train)
-        x = self._block(2 * c, 3, f'level{level}_conv{2 * i + 1}')(x, train=train)
-      route = self._block(c, 1, f'level{level}_conv{2 * self.depth}')(x, train=train)
+      for i in range(necks[level]):
+        x = self._block((c, 2 * c)[i % 2], (1, 3)[i % 2], f'level{level}_conv{i}')(x, train=train)
+        if self.spp and i == 2 and level == len(maps) - 1:
+          x = self._block(c, 1, f'level{level}_spp')(_pyramid(x), train=train)
+      route = x
       x = self._block(2 * c, 3, f'level{level}_last')(route, train=train)
       outputs.append(self._predict(x, level))
     return tuple(reversed(outputs))
@@ -157,50 +178,45 @@ def _prior_bias(prior: float | None, width: int):
       logit).reshape(shape)
 
 
-class Darknet(nn.Module):
-  """Darknet's residual backbone: a stem, then stages that halve the map and add residual blocks.
+def _pyramid(x: Array) -> Array:
+  """The maxima over 13, 9 and 5 pixels beside the map itself: spatial pyramid pooling of `yolov3-spp.cfg`.
 
-  Darknet-53 is `Darknet(stem=32, stages=((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)))`.
+  Kaiming He et al., Spatial Pyramid Pooling, arXiv 1406.4729, has bins in place of windows of stride 1.
+  """
+  return jnp.concatenate([*(max_pool(x, size, stride=1, padding=size // 2) for size in (13, 9, 5)), x], -1)
+
+
+def yolov3(*, num_classes: int = 80, anchors: LevelAnchors = YOLOV3_ANCHORS, spp: bool = False, norm: str = 'batch',
+           objectness_prior: float | None = None, dtype: Any = jnp.float32) -> YOLOv3:
+  """The paper's detector on Darknet-53, for canvases of 320 to 608 pixels.
 
   Args:
-    stem: channels of the first convolution.
-    stages: for each stage its channels and its number of residual blocks.
-    stem_stride: 1 in the paper; 2 spares a small model its most expensive map.
-    norm, dtype: as in `layers`.
+    num_classes, anchors, spp, norm, objectness_prior, dtype: as in `YOLOv3`.
 
-  Returns:
-    From `[B, H, W, 3]` the map of every stage, fine to coarse, in `dtype`; `strides` says how coarse they are.
-
-  >>> backbone = Darknet(stem=4, stages=((8, 1), (16, 1)))
-  >>> maps, variables = jax.eval_shape(backbone.init_with_output, jax.random.key(0), jnp.zeros((1, 8, 12, 3)))
-  >>> [m.shape for m in maps], backbone.strides
-  ([(1, 4, 6, 8), (1, 2, 3, 16)], (2, 4))
+  >>> yolov3().levels, yolov3().strides
+  (('stage3', 'stage4', 'stage5'), (8, 16, 32))
   """
+  body = darknet53(num_classes=0, norm=norm, dtype=dtype)
+  return YOLOv3(body, ('stage3', 'stage4', 'stage5'), num_classes, _tuples(anchors), (8, 16, 32), (128, 256, 512), 5,
+                spp, norm, objectness_prior, dtype)
 
-  stem: int
-  stages: tuple[tuple[int, int], ...]
-  stem_stride: int = 1
-  norm: str = 'batch'
-  dtype: Any = jnp.float32
 
-  @property
-  def strides(self) -> tuple[int, ...]:
-    """How many pixels of the canvas one step on each map is."""
-    return tuple(self.stem_stride * 2 ** (i + 1) for i in range(len(self.stages)))
+yolov3_spp = functools.partial(yolov3, spp=True)
 
-  @nn.compact
-  def __call__(self, x: Array, *, train: bool = False) -> tuple[Array, ...]:
-    x, maps = self._block(self.stem, 3, 'stem', self.stem_stride)(x, train=train), []
-    for i, (features, blocks) in enumerate(self.stages, start=1):
-      x = self._block(features, 3, f'stage{i}_down', 2)(x, train=train)
-      for j in range(blocks):
-        y = self._block(features // 2, 1, f'stage{i}_{j}_conv1')(x, train=train)
-        x = x + self._block(features, 3, f'stage{i}_{j}_conv2')(y, train=train)
-      maps.append(x)
-    return tuple(maps)
 
-  def _block(self, features: int, kernel_size: int, name: str, stride: int = 1) -> ConvNorm:
-    return ConvNorm(features, kernel_size, stride, norm=self.norm, activation=leaky_relu, dtype=self.dtype, name=name)
+def yolov3_tiny(*, num_classes: int = 80, anchors: LevelAnchors = YOLOV3_TINY_ANCHORS, norm: str = 'batch',
+                objectness_prior: float | None = None, dtype: Any = jnp.float32) -> YOLOv3:
+  """The small detector of the authors, `yolov3-tiny.cfg`: thirteen convolutions, two levels.
+
+  Args:
+    num_classes, anchors, norm, objectness_prior, dtype: as in `YOLOv3`.
+
+  >>> yolov3_tiny().strides
+  (16, 32)
+  """
+  body = PlainDarknet(TINY_ROWS, num_classes=0, norm=norm, dtype=dtype)
+  return YOLOv3(body, ('conv5', 'conv7'), num_classes, _tuples(anchors), (16, 32), (128, 256), (0, 1), False, norm,
+                objectness_prior, dtype)
 
 
 def yolov3_small(*, num_classes: int = 80, anchors: LevelAnchors = DIGIT_ANCHORS, strides: tuple[int, ...] = (8, 16),
@@ -216,12 +232,22 @@ def yolov3_small(*, num_classes: int = 80, anchors: LevelAnchors = DIGIT_ANCHORS
   Returns:
     A `YOLOv3`; heights and widths are multiples of its last stride.
 
-  >>> yolov3_small(num_classes=10, width=8).backbone.stages
+  Raises:
+    ValueError: strides that are not among 4, 8, 16 and 32.
+
+  >>> yolov3_small(num_classes=10, width=8).body.stages
   ((16, 1), (32, 2), (64, 2))
   """
-  anchors = tuple(tuple(tuple(anchor) for anchor in level) for level in anchors)
   strides = tuple(strides)
-  stages = tuple((width * stride // 2, min(2, stride // 4)) for stride in (4, 8, 16, 32) if stride <= max(strides))
-  backbone = Darknet(width, stages, stem_stride=2, norm=norm, dtype=dtype)
-  channels = tuple(width * stride // 4 for stride in strides)
-  return YOLOv3(backbone, num_classes, anchors, strides, channels, 1, norm, objectness_prior, dtype)
+  names = {4: 'stage1', 8: 'stage2', 16: 'stage3', 32: 'stage4'}
+  if not strides or not set(strides) <= set(names):
+    raise ValueError(f'yolov3_small: strides {strides} must be among 4, 8, 16 and 32')
+  stages = tuple((width * stride // 2, min(2, stride // 4)) for stride in names if stride <= max(strides))
+  body = Darknet(width, stages, num_classes=0, stem_stride=2, norm=norm, dtype=dtype)
+  return YOLOv3(body, tuple(names[stride] for stride in strides), num_classes, _tuples(anchors), strides,
+                tuple(width * stride // 4 for stride in strides), 3, False, norm, objectness_prior, dtype)
+
+
+def _tuples(anchors: Any) -> LevelAnchors:
+  """Anchors in tuples, as a module that is hashed needs them."""
+  return tuple(tuple((float(w), float(h)) for w, h in level) for level in anchors)

@@ -1,0 +1,91 @@
+"""RetinaNet and FCOS as tasks: they learn from real batches, padding has no effect, options reach loss and decoding."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from tests.models import drawn
+from vision_jax import build, models, tasks
+from vision_jax.conventions import ClassMap
+from vision_jax.train import step as step_lib
+from vision_jax.train.state import state_shapes, to_host
+
+CLASSES = ClassMap(('a', 'b', 'c'))
+NAMES = ('retinanet', 'fcos')
+every_row = pytest.mark.parametrize('name', NAMES)
+
+
+@functools.cache
+def experiment(name):
+  return build.experiment({
+      'task': {'name': name, 'score_threshold': 0.005, 'max_detections': 30},
+      'model': {'name': f'{name}_small', 'width': 4, 'convs': 1},
+      'data': {'name': 'digit_scenes', 'train_size': 4, 'val_size': 4, 'batch_size': 4, 'canvas': (64, 96),
+               'max_objects': 8},
+      'optim': {'name': 'sgd', 'lr': 1e-4}, 'train': {'duration': '4 steps'}})
+
+
+@functools.cache
+def two_steps(name):
+  """The state after two steps on one batch, the batch, and the logs of both."""
+  task, batch = experiment(name).task, experiment(name).train_loader.batch(0)
+  # Drawn by NumPy: `init` takes longer to compile than the step.
+  variables = drawn.variables(task.module, batch['image'])
+  shapes = state_shapes(task, experiment(name).optimiser, batch)
+  state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+  state = step_lib.replicate(state.replace(params=variables.pop('params'), model_state=variables))
+  step = step_lib.make_train_step(task, experiment(name).optimiser)
+  logs = []
+  for given in (batch, spoiled(batch)):
+    state, log = step(state, step_lib.shard_batch(given))
+    logs.append(jax.device_get(log))
+  return to_host(state), batch, logs
+
+
+def spoiled(batch):
+  """The same batch with other values wherever no object is real."""
+  batch = {name: value.copy() for name, value in batch.items()}
+  assert 0 < batch['boxes_valid'].sum() < batch['boxes_valid'].size
+  batch['boxes'][~batch['boxes_valid']], batch['labels'][~batch['boxes_valid']] = np.nan, 10**9
+  return batch
+
+
+@pytest.mark.medium
+@every_row
+def test_two_real_steps_on_digit_scenes_lower_the_loss_whatever_empty_slots_hold(name):
+  _, _, (first, second) = two_steps(name)
+  assert all(np.isfinite(value) for value in (*first.values(), *second.values()))
+  assert 0 < second['loss'] < first['loss']
+
+
+@pytest.mark.medium
+@every_row
+def test_predictions_are_boxes_inside_the_content_at_most_as_many_as_asked_for(name):
+  state, batch, _ = two_steps(name)
+  batch = {**batch, 'image_size': np.tile(np.array([40, 60], np.int32), (4, 1))}
+  found = jax.device_get(jax.jit(experiment(name).task.predict)(state.evaluation_variables(), batch))
+  assert found['boxes'].shape == (4, 30, 4) and found['valid'].any(1).all()
+  x1, y1, x2, y2 = found['boxes'][found['valid']].T
+  assert (x1 >= 0).all() and (x1 < x2).all() and (x2 <= 60).all()
+  assert (y1 >= 0).all() and (y1 < y2).all() and (y2 <= 40).all()
+  assert (np.diff(found['scores']) <= 0).all() and set(found['labels'].ravel()) <= set(range(10))
+
+
+@every_row
+def test_options_reach_the_loss_and_the_decoding_and_have_their_defaults_there_alone(name):
+  model = models.create(f'{name}_small', num_classes=3)
+  task = tasks.create(name, model, CLASSES, gamma=1.5, iou_threshold=0.25, voc_ap='eleven')
+  assert dict(task.criterion.options) == {'gamma': 1.5} and dict(task.decode.options) == {'iou_threshold': 0.25}
+  assert len(task.metrics()) == 2
+  assert hash(task) == hash(tasks.create(name, model, CLASSES, gamma=1.5, iou_threshold=0.25, voc_ap='eleven'))
+
+
+@every_row
+def test_a_model_with_other_outputs_is_refused_in_one_line(name):
+  other, = set(NAMES) - {name}
+  with pytest.raises(ValueError, match=f'task {name} needs a model with the outputs logits, .* {name}_small; '):
+    tasks.create(name, models.create(f'{other}_small'), CLASSES)
