@@ -116,16 +116,16 @@ def test_the_paper_s_rules_freeze_norms_stem_and_first_stage_and_slow_the_backbo
   params = jax.eval_shape(models.create('detr_resnet50').init, jax.random.key(0),
                           np.zeros((1, 64, 64, 3), np.float32))['params']
   rules = optim.parameter_rules(params, [tuple(rule) for rule in config.to_dict()['optim']['rules']])
-  rules = jax.tree.leaves(rules, is_leaf=lambda x: 'freeze' in x)
+  rules = jax.tree.leaves(rules, is_leaf=lambda x: 'frozen' in x)
   flat = {jax.tree_util.keystr(path, simple=True, separator='/'): (leaf, rule) for (path, leaf), rule in zip(
       jax.tree_util.tree_leaves_with_path(params), rules, strict=True)}
   assert all(rule['decay'] == 1 for _, rule in flat.values())
   slow = {name for name, (_, rule) in flat.items() if rule['lr'] != 1}
   assert slow == {name for name in flat if name.startswith('backbone_0/')}
-  trained = sum(leaf.size for leaf, rule in flat.values() if not rule['freeze'])
+  trained = sum(leaf.size for leaf, rule in flat.values() if not rule['frozen'])
   # The authors' 41,302,368 for 91 classes, with the 256 + 1 numbers of eleven classes less.
   assert trained == 41_302_368 - 11 * 257
-  assert not any(rule['freeze'] for name, (_, rule) in flat.items() if not name.startswith('backbone_0/'))
+  assert not any(rule['frozen'] for name, (_, rule) in flat.items() if not name.startswith('backbone_0/'))
   assert any(re.search(module.FROZEN, name) for name in flat)
 
 

@@ -5,13 +5,15 @@ Units: the objects' boxes are xyxy in canvas pixels; predicted boxes are (cx, cy
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from vision_jax.conventions import Array, Term
 from vision_jax.losses.boxes import giou_loss, l1_loss
 from vision_jax.losses.classification import softmax_cross_entropy
-from vision_jax.losses.targets import check_axes, real_targets
+from vision_jax.losses.targets import Roles, check_axes, real_targets, roles_of
 from vision_jax.ops.arrays import at_least_float32, check_choice, pick
 from vision_jax.ops.boxes import cxcywh_to_xyxy, giou, xyxy_to_cxcywh
 from vision_jax.ops.matching import hungarian_matching
@@ -59,9 +61,62 @@ def detr_loss(logits: Array, predicted: Array, boxes: Array, labels: Array, *, i
   >>> {name: (round(float(term.total), 3), round(float(term.count), 1)) for name, term in terms.items()}
   {'loss_box': (0.75, 1.0), 'loss_class': (1.208, 1.1), 'loss_giou': (0.5, 1.0)}
   """
+  _check_weight(no_object_weight)
+  logits, predicted, target, labels, real, valid, _, query, matched = _matched(
+      logits, predicted, boxes, labels, image_size, (class_cost, box_cost, giou_cost), class_cost_kind, solver,
+      boxes_valid, valid)
+  shown = jnp.broadcast_to(valid, logits.shape[:2])
+  classes, distance, apart = _layer_sums(logits, predicted, target, labels, query, matched, shown, no_object_weight)
+
+  # Objects beyond the number of queries find none, in every layer.
+  objects, queries = jnp.sum(real, axis=1, dtype=predicted.dtype), logits.shape[2]
+  found = jnp.minimum(objects, queries)
+  weights = jnp.sum(jnp.where(valid, found + no_object_weight * (queries - found), 0))
+  count, final, terms = jnp.sum(objects), len(logits) - 1, {}
+  for layer in (final, *range(final)):
+    suffix = '' if layer == final else f'_{layer}'
+    terms[f'loss_class{suffix}'] = Term(classes[layer], weights, no_object_weight or 1.0)
+    terms[f'loss_box{suffix}'] = Term(distance[layer], count)
+    terms[f'loss_giou{suffix}'] = Term(apart[layer], count)
+  return terms
+
+
+def roles(logits: Array, predicted: Array, boxes: Array, labels: Array, *, image_size: Array, class_cost: float,
+          box_cost: float, giou_cost: float, class_cost_kind: str, solver: str, boxes_valid: Array | None = None,
+          valid: Array | None = None) -> tuple[Roles, ...]:
+  """What each query is for in each decoder layer of `detr_loss`, whose arguments these are."""
+  found = _matched(logits, predicted, boxes, labels, image_size, (class_cost, box_cost, giou_cost), class_cost_kind,
+                   solver, boxes_valid, valid)
+  pixels = jnp.tile(found.size[:, ::-1], 2)[:, None]
+
+  def learned(query, matched):
+    place = jnp.where(matched, query, logits.shape[2])
+    return jnp.full(logits.shape[2], -1).at[place].set(jnp.arange(len(place)), mode='drop')
+  owner = jax.vmap(jax.vmap(learned))(found.query, found.matched)
+  return tuple(roles_of(cxcywh_to_xyxy(predicted) * pixels, owner >= 0, owner, found.valid)
+               for predicted, owner in zip(found.predicted, owner, strict=True))
+
+
+class _Matched(NamedTuple):
+  """The arguments of the loss without what is not real, objects as shares of their image, and each one's query."""
+
+  logits: Array
+  predicted: Array
+  target: Array
+  labels: Array
+  real: Array
+  valid: Array
+  size: Array
+  query: Array
+  matched: Array
+
+
+def _matched(logits: Array, predicted: Array, boxes: Array, labels: Array, image_size: Array,
+             weights: tuple[float, float, float], class_cost_kind: str, solver: str, boxes_valid: Array | None,
+             valid: Array | None) -> _Matched:
   sizes = check_axes('detr_loss', logits=(logits, 'L B Q K+1'), predicted=(predicted, 'L B Q 4'),
                      boxes=(boxes, 'B N 4'), labels=(labels, 'B N'))
-  _check_options(class_cost_kind, no_object_weight, jnp.asarray(image_size).shape, sizes['B'])
+  _check_options(class_cost_kind, jnp.asarray(image_size).shape, sizes['B'])
   boxes, labels, real, valid = real_targets('detr_loss', boxes, labels, boxes_valid, valid)
   # Emptied before any arithmetic: a NaN that is only selected away at the end comes back in the gradient.
   shown = jnp.broadcast_to(valid, (sizes['L'], sizes['B']))
@@ -70,21 +125,9 @@ def detr_loss(logits: Array, predicted: Array, boxes: Array, labels: Array, *, i
   target = boxes / jnp.tile(size[:, ::-1], 2)[:, None].astype(boxes.dtype)
 
   kinds = _matching_costs(*jax.lax.stop_gradient((logits, predicted)), target, labels, class_cost_kind)
-  cost = sum(weight * kind for weight, kind in zip((class_cost, box_cost, giou_cost), kinds, strict=True))
+  cost = sum(weight * kind for weight, kind in zip(weights, kinds, strict=True))
   query, matched = hungarian_matching(cost, solver=solver, valid=real)
-  classes, distance, apart = _layer_sums(logits, predicted, target, labels, query, matched, shown, no_object_weight)
-
-  # Objects beyond the number of queries find none, in every layer.
-  objects, queries = jnp.sum(real, axis=1, dtype=predicted.dtype), sizes['Q']
-  found = jnp.minimum(objects, queries)
-  weights = jnp.sum(jnp.where(valid, found + no_object_weight * (queries - found), 0))
-  count, final, terms = jnp.sum(objects), sizes['L'] - 1, {}
-  for layer in (final, *range(final)):
-    suffix = '' if layer == final else f'_{layer}'
-    terms[f'loss_class{suffix}'] = Term(classes[layer], weights, no_object_weight or 1.0)
-    terms[f'loss_box{suffix}'] = Term(distance[layer], count)
-    terms[f'loss_giou{suffix}'] = Term(apart[layer], count)
-  return terms
+  return _Matched(logits, predicted, target, labels, real, valid, size, query, matched)
 
 
 def _matching_costs(logits: Array, predicted: Array, target: Array, labels: Array, class_cost_kind: str
@@ -111,9 +154,12 @@ def _layer_sums(logits: Array, predicted: Array, target: Array, labels: Array, q
   return jnp.sum(classes, axis=(1, 2)), jnp.sum(distance, axis=(1, 2, 3)), jnp.sum(apart, axis=(1, 2))
 
 
-def _check_options(class_cost_kind: str, no_object_weight: float, size: tuple[int, ...], images: int) -> None:
-  check_choice('detr_loss', 'class_cost_kind', class_cost_kind, ('prob', 'nll'))
+def _check_weight(no_object_weight: float) -> None:
   if not 0 <= no_object_weight <= 1:
     raise ValueError(f'detr_loss: no_object_weight is {no_object_weight}; give a number from 0 to 1')
+
+
+def _check_options(class_cost_kind: str, size: tuple[int, ...], images: int) -> None:
+  check_choice('detr_loss', 'class_cost_kind', class_cost_kind, ('prob', 'nll'))
   if size not in ((2,), (images, 2)):
     raise ValueError(f'detr_loss: image_size {list(size)} for {images} images; give (h, w) for all, or [B, 2]')

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from vision_jax.conventions import Array, Term
 from vision_jax.losses.boxes import smooth_l1_loss
 from vision_jax.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
-from vision_jax.losses.targets import assign_by_iou, check_axes, real_targets, rows
+from vision_jax.losses.targets import Roles, assign_by_iou, check_axes, real_targets, roles_of, rows
 from vision_jax.ops.arrays import as_valid, at_least_float32, pick
-from vision_jax.ops.assignment import balanced_sample
+from vision_jax.ops.assignment import MaxIouAssignment, balanced_sample
 from vision_jax.ops.boxes import box_area
 from vision_jax.ops.deltas import encode_deltas
 from vision_jax.ops.masks import crop_and_resize_masks
@@ -93,10 +93,8 @@ def rpn_loss(key: Array, objectness: Array, deltas: Array, boxes: Array, *, anch
   # Emptied before any arithmetic: a NaN that is only selected away at the end comes back in the gradient.
   objectness, deltas = pick(valid, at_least_float32(objectness), 0), pick(valid, at_least_float32(deltas), 0)
   anchors = jax.lax.stop_gradient(at_least_float32(anchors))
-  found = assign_by_iou(boxes, anchors, real, high=positive_iou, low=negative_iou, low_quality='ties')
-  negative = ~found.positive & ~found.ignored & valid[:, None]
-  chosen, sampled = _sample(key, found.positive, negative, size, positive_fraction)
-
+  found, chosen, sampled = _sample_anchors(key, boxes, anchors, real, valid, positive_iou, negative_iou, size,
+                                           positive_fraction)
   positive = rows(found.positive, chosen) & sampled
   goal = encode_deltas(rows(boxes, rows(found.owner, chosen)), anchors[chosen])
   box = pick(positive, smooth_l1_loss(rows(deltas, chosen), goal, beta=beta), 0)
@@ -244,6 +242,32 @@ def mask_loss(logits: Array, masks: Array, samples: ProposalSamples) -> dict[str
   own = jnp.take_along_axis(logits, label[..., None, None, None], axis=-1)[..., 0]
   cells = pick(seen.positive, sigmoid_cross_entropy(own, target), 0)
   return {'loss_mask': Term(jnp.sum(cells), jnp.sum(seen.positive, dtype=cells.dtype) * size[0] * size[1])}
+
+
+def rpn_roles(key: Array, boxes: Array, *, anchors: Array, positive_iou: float, negative_iou: float, size: int,
+              positive_fraction: float, boxes_valid: Array | None = None, valid: Array | None = None) -> Roles:
+  """What each anchor is for in `rpn_loss`, whose arguments these are; anchors that were not sampled are ignored."""
+  boxes, _, real, valid = real_targets('rpn_loss', boxes, None, boxes_valid, valid)
+  anchors = jax.lax.stop_gradient(at_least_float32(anchors))
+  found, chosen, sampled = _sample_anchors(key, boxes, anchors, real, valid, positive_iou, negative_iou, size,
+                                           positive_fraction)
+  place = jnp.where(sampled, chosen, len(anchors))
+  learned = jax.vmap(lambda place: jnp.zeros(len(anchors), bool).at[place].set(True, mode='drop'))(place)
+  return roles_of(anchors, found.positive & learned, found.owner, valid, ignored=~learned)
+
+
+def roi_roles(samples: ProposalSamples) -> Roles:
+  """What each sampled proposal is for in `roi_loss` and `mask_loss`."""
+  return Roles(samples.boxes, samples.positive, samples.valid & ~samples.positive, samples.owner, samples.valid)
+
+
+def _sample_anchors(key: Array, boxes: Array, anchors: Array, real: Array, valid: Array, positive_iou: float,
+                    negative_iou: float, size: int, positive_fraction: float
+                    ) -> tuple[MaxIouAssignment, Array, Array]:
+  """What all anchors are for, and those that are sampled in each image: int and bool [B, size]."""
+  found = assign_by_iou(boxes, anchors, real, high=positive_iou, low=negative_iou, low_quality='ties')
+  negative = ~found.positive & ~found.ignored & valid[:, None]
+  return found, *_sample(key, found.positive, negative, size, positive_fraction)
 
 
 def _sample(key: Array, positive: Array, negative: Array, size: int, positive_fraction: float) -> tuple[Array, Array]:

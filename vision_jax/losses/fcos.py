@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from vision_jax.conventions import Array, Term
 from vision_jax.losses.boxes import giou_loss
 from vision_jax.losses.classification import focal_loss, sigmoid_cross_entropy
-from vision_jax.losses.targets import check_axes, real_targets, rows
+from vision_jax.losses.targets import Roles, check_axes, real_targets, roles_of, rows
 from vision_jax.ops.arrays import at_least_float32, pick
 from vision_jax.ops.boxes import box_area
 from vision_jax.ops.deltas import centerness, decode_distances, encode_distances
@@ -70,7 +70,7 @@ def fcos_loss(logits: Array, distances: Array, centerness_logits: Array, boxes: 
   logits, distances, centerness_logits = (pick(valid, at_least_float32(x), 0)
                                           for x in (logits, distances, centerness_logits))
   anchors = jax.lax.stop_gradient(at_least_float32(anchors))
-  positive, owner = jax.vmap(lambda boxes: _assign(boxes, anchors, radius))(boxes)
+  positive, owner = _assign_each(boxes, anchors, radius)
 
   target = rows(boxes, owner)
   truth = (rows(labels, owner)[..., None] == jnp.arange(classes)) & positive[..., None]
@@ -83,6 +83,19 @@ def fcos_loss(logits: Array, distances: Array, centerness_logits: Array, boxes: 
       'loss_box': Term(jnp.sum(jnp.where(positive, box, 0)), count),
       'loss_centerness': Term(jnp.sum(jnp.where(positive, central, 0)), count),
   }
+
+
+def roles(logits: Array, distances: Array, centerness_logits: Array, boxes: Array, labels: Array, *, anchors: Array,
+          radius: float, boxes_valid: Array | None = None, valid: Array | None = None) -> Roles:
+  """What each point, as a square of its stride, is for in `fcos_loss`, whose arguments these are."""
+  boxes, _, _, valid = real_targets('fcos_loss', boxes, labels, boxes_valid, valid)
+  anchors = jax.lax.stop_gradient(at_least_float32(anchors))
+  return roles_of(anchors, *_assign_each(boxes, anchors, radius), valid)
+
+
+def _assign_each(boxes: Array, anchors: Array, radius: float) -> tuple[Array, Array]:
+  """`_assign` image by image: bool and int [B, A]."""
+  return jax.vmap(lambda boxes: _assign(boxes, anchors, radius))(boxes)
 
 
 def _assign(boxes: Array, anchors: Array, radius: float) -> tuple[Array, Array]:

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from vision_jax.conventions import Array, Term
 from vision_jax.losses.boxes import l1_loss
 from vision_jax.losses.classification import focal_loss
-from vision_jax.losses.targets import assign_by_iou, check_axes, real_targets, rows
+from vision_jax.losses.targets import Roles, assign_by_iou, check_axes, real_targets, roles_of, rows
 from vision_jax.ops.arrays import at_least_float32, pick
+from vision_jax.ops.assignment import MaxIouAssignment
 from vision_jax.ops.deltas import encode_deltas
 
 
@@ -61,8 +62,7 @@ def retinanet_loss(logits: Array, deltas: Array, boxes: Array, labels: Array, *,
   # Emptied before any arithmetic: a NaN that is only selected away at the end comes back in the gradient.
   logits, deltas = pick(valid, at_least_float32(logits), 0), pick(valid, at_least_float32(deltas), 0)
   anchors = jax.lax.stop_gradient(at_least_float32(anchors))
-  positive, ignored, owner = assign_by_iou(boxes, anchors, real, high=positive_iou, low=negative_iou,
-                                           low_quality='ties')
+  positive, ignored, owner = _assign(boxes, anchors, real, positive_iou, negative_iou)
 
   truth = (rows(labels, owner)[..., None] == jnp.arange(classes)) & positive[..., None]
   focal = pick(~ignored, focal_loss(logits, truth, alpha=alpha, gamma=gamma), 0)
@@ -73,3 +73,16 @@ def retinanet_loss(logits: Array, deltas: Array, boxes: Array, labels: Array, *,
       'loss_class': Term(jnp.sum(share * jnp.sum(focal, axis=(1, 2))), images),
       'loss_box': Term(jnp.sum(share * jnp.sum(box, axis=(1, 2))), images),
   }
+
+
+def roles(logits: Array, deltas: Array, boxes: Array, labels: Array, *, anchors: Array, positive_iou: float,
+          negative_iou: float, boxes_valid: Array | None = None, valid: Array | None = None) -> Roles:
+  """What each anchor is for in `retinanet_loss`, whose arguments these are."""
+  boxes, _, real, valid = real_targets('retinanet_loss', boxes, labels, boxes_valid, valid)
+  anchors = jax.lax.stop_gradient(at_least_float32(anchors))
+  positive, ignored, owner = _assign(boxes, anchors, real, positive_iou, negative_iou)
+  return roles_of(anchors, positive, owner, valid, ignored=ignored)
+
+
+def _assign(boxes: Array, anchors: Array, real: Array, positive_iou: float, negative_iou: float) -> MaxIouAssignment:
+  return assign_by_iou(boxes, anchors, real, high=positive_iou, low=negative_iou, low_quality='ties')

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from vision_jax.conventions import Array, Term
 from vision_jax.losses.boxes import smooth_l1_loss
 from vision_jax.losses.classification import softmax_cross_entropy
-from vision_jax.losses.targets import assign_by_iou, check_axes, real_targets, rows
+from vision_jax.losses.targets import Roles, assign_by_iou, check_axes, real_targets, roles_of, rows
 from vision_jax.ops.arrays import at_least_float32, pick
+from vision_jax.ops.assignment import MaxIouAssignment
 from vision_jax.ops.deltas import encode_deltas
 
 
@@ -65,18 +66,47 @@ def ssd_loss(logits: Array, deltas: Array, boxes: Array, labels: Array, *, ancho
   # Emptied before any arithmetic: a NaN that is only selected away at the end comes back in the gradient.
   logits, deltas = pick(valid, at_least_float32(logits), 0), pick(valid, at_least_float32(deltas), 0)
   anchors = jax.lax.stop_gradient(at_least_float32(anchors))
-  positive, _, owner = assign_by_iou(boxes, anchors, real, high=iou_threshold, low=iou_threshold, low_quality='force')
+  positive, _, owner = _assign(boxes, anchors, real, iou_threshold)
 
   goal = encode_deltas(rows(boxes, owner), anchors, variances=variances)
   box = pick(positive, smooth_l1_loss(deltas, goal), 0)
   classes = softmax_cross_entropy(logits, jnp.where(positive, rows(labels, owner) + 1, 0))
-  positives = jnp.sum(positive, axis=1)
-  # Cross-entropies are at least 0: positives go last, and are never reached.
-  hardest = jnp.sort(jnp.where(positive, -1, classes), axis=1, descending=True)
-  wanted = jnp.minimum(jnp.maximum(negatives_per_positive * positives, min_negatives), positive.shape[1] - positives)
-  negative = jnp.where(jnp.arange(positive.shape[1]) < jnp.where(valid, wanted, 0)[:, None], hardest, 0)
-  count = jnp.sum(positives, dtype=box.dtype)
+  negative = _hard_negatives(classes, positive, valid, negatives_per_positive, min_negatives)
+  count = jnp.sum(positive, dtype=box.dtype)
   return {
-      'loss_class': Term(jnp.sum(jnp.where(positive, classes, 0)) + jnp.sum(negative), count),
+      'loss_class': Term(jnp.sum(jnp.where(positive | negative, classes, 0)), count),
       'loss_box': Term(jnp.sum(box), count),
   }
+
+
+def roles(logits: Array, deltas: Array, boxes: Array, labels: Array, *, anchors: Array, iou_threshold: float,
+          negatives_per_positive: float, min_negatives: int, boxes_valid: Array | None = None,
+          valid: Array | None = None) -> Roles:
+  """What each default box is for in `ssd_loss`, whose arguments these are; negatives too easy to learn are ignored."""
+  boxes, _, real, valid = real_targets('ssd_loss', boxes, labels, boxes_valid, valid)
+  anchors = jax.lax.stop_gradient(at_least_float32(anchors))
+  positive, _, owner = _assign(boxes, anchors, real, iou_threshold)
+  # Of negatives alone, whose class is the background.
+  classes = softmax_cross_entropy(pick(valid, at_least_float32(logits), 0), jnp.zeros(positive.shape, int))
+  negative = _hard_negatives(classes, positive, valid, negatives_per_positive, min_negatives)
+  return roles_of(anchors, positive, owner, valid, ignored=~negative)
+
+
+def _assign(boxes: Array, anchors: Array, real: Array, iou_threshold: float) -> MaxIouAssignment:
+  return assign_by_iou(boxes, anchors, real, high=iou_threshold, low=iou_threshold, low_quality='force')
+
+
+def _hard_negatives(costs: Array, positive: Array, valid: Array, negatives_per_positive: float, min_negatives: int
+                    ) -> Array:
+  """bool [B, A]: those negatives of each valid image whose costs [B, A] are highest, of equals the first."""
+  positives, total = jnp.sum(positive, axis=1), positive.shape[1]
+  wanted = jnp.minimum(jnp.maximum(negatives_per_positive * positives, min_negatives), total - positives)
+  wanted = jnp.where(valid, jnp.ceil(wanted), 0).astype(int)[:, None]
+  # Cross-entropies are at least 0: positives go last, and are never reached.
+  costs = jnp.where(positive, -1, jax.lax.stop_gradient(costs))
+  hardest = jnp.sort(costs, axis=1, descending=True)
+  least = jnp.take_along_axis(hardest, jnp.maximum(wanted - 1, 0), axis=1, mode='clip')
+  # Not `>`: a NaN shall reach the loss.
+  above, equal = ~(costs <= least), costs == least
+  among = equal & (jnp.cumsum(equal, axis=1) <= wanted - jnp.sum(above, axis=1, keepdims=True))
+  return (above | among) & (wanted > 0) & ~positive

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -9,6 +11,46 @@ from vision_jax.conventions import Array
 from vision_jax.ops.arrays import as_valid, at_least_float32, pick
 from vision_jax.ops.assignment import MaxIouAssignment, max_iou_assignment
 from vision_jax.ops.boxes import pairwise_iou
+
+
+class Roles(NamedTuple):
+  """What a detector's loss takes each prediction for; one that is valid and neither positive nor negative is ignored.
+
+  Each loss has a function `roles` beside it that takes its arguments, and the options that matter for the assignment.
+
+  Args:
+    boxes: [B, Q, 4] xyxy, canvas pixels: the anchors or proposals, or where the objects choose by them (the YOLOs,
+      DETR) the predicted boxes.
+    positive: bool [B, Q], the prediction learns the object `owner`.
+    negative: bool [B, Q], it learns that nothing is there.
+    owner: int [B, Q], the object as an index into the image's boxes; 0 where there is none.
+    valid: bool [B, Q], False in the slots of a sample that stayed empty, and in images that are no images; there,
+      nothing is positive or negative.
+    levels: how many of the Q predictions belong to each level, in order; one level when left out.
+    collisions: int [B], the objects whose place went to another one; None for detectors without such places.
+
+  >>> nothing = jnp.zeros((1, 8), bool)
+  >>> Roles(jnp.zeros((1, 8, 4)), nothing, ~nothing, jnp.zeros((1, 8), int), ~nothing).negative.shape
+  (1, 8)
+  """
+
+  boxes: Array
+  positive: Array
+  negative: Array
+  owner: Array
+  valid: Array
+  levels: tuple[int, ...] = ()
+  collisions: Array | None = None
+
+
+def roles_of(boxes: Array, positive: Array, owner: Array, valid: Array, *, ignored: Array | None = None,
+             levels: tuple[int, ...] = (), collisions: Array | None = None) -> Roles:
+  """`Roles` of predictions [Q, 4] or [B, Q, 4] in images that are valid [B] or not; negative is what is left."""
+  shown = jnp.broadcast_to(valid[:, None], positive.shape)
+  positive = positive & shown
+  negative = shown & ~positive if ignored is None else shown & ~positive & ~ignored
+  boxes = jnp.broadcast_to(boxes, (*positive.shape, 4))
+  return Roles(boxes, positive, negative, jnp.where(positive, owner, 0), shown, levels, collisions)
 
 
 def check_axes(where: str, **arrays: tuple[Array, str]) -> dict[str, int]:

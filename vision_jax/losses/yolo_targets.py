@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from vision_jax.conventions import Array
 from vision_jax.losses.boxes import ciou_loss, diou_loss, giou_loss, iou_loss
-from vision_jax.losses.targets import check_axes, real_targets
+from vision_jax.losses.targets import Roles, check_axes, real_targets, roles_of
 from vision_jax.ops.arrays import as_valid, at_least_float32, check_choice, pick
 from vision_jax.ops.boxes import box_area, iou, pairwise_iou
 from vision_jax.ops.yolo import (
@@ -64,6 +64,8 @@ class SlotTargets(NamedTuple):
     area: [B, S], its share of the canvas, 0..1.
     slots: the `YoloSlots`.
     valid: bool [B].
+    owner: int [B, S], the object of each positive slot as an index into the boxes; 0 elsewhere.
+    collisions: int [B], the objects whose best slot went to another.
   """
 
   raw: Array
@@ -76,6 +78,8 @@ class SlotTargets(NamedTuple):
   area: Array
   slots: YoloSlots
   valid: Array
+  owner: Array
+  collisions: Array
 
 
 def yolov3_assign(boxes: Array, *, anchors: tuple, strides: tuple[int, ...], canvas: tuple[int, int],
@@ -157,7 +161,7 @@ def slot_targets(where: str, outputs: tuple[Array, ...], boxes: Array, labels: A
   slots = yolo_slots(anchors=anchors, strides=strides, canvas=canvas)
   assign = functools.partial(yolov3_assign, anchors=anchors, strides=strides, canvas=canvas, match=match,
                              extra_match_iou=extra_match_iou)
-  positive, owner, _, _ = jax.vmap(assign)(boxes, valid=real)
+  positive, owner, _, collisions = jax.vmap(assign)(boxes, valid=real)
   # A slot that is not positive is compared with box 0: a finite number, which is then selected away.
   target = jnp.take_along_axis(boxes, owner[..., None], axis=1)
   found = jax.lax.stop_gradient(predicted)
@@ -167,7 +171,14 @@ def slot_targets(where: str, outputs: tuple[Array, ...], boxes: Array, labels: A
       raw=flatten_levels(outputs), predicted=predicted, positive=positive,
       background=~positive & (overlap <= ignore_threshold) & valid[:, None],
       boxes=target, labels=jnp.take_along_axis(labels, owner, axis=1), iou=jnp.where(positive, iou(found, target), 0),
-      area=jnp.minimum(box_area(target) / (canvas[0] * canvas[1]), 1), slots=slots, valid=valid)
+      area=jnp.minimum(box_area(target) / (canvas[0] * canvas[1]), 1), slots=slots, valid=valid, owner=owner,
+      collisions=collisions)
+
+
+def slot_roles(targets: SlotTargets, outputs: tuple[Array, ...]) -> Roles:
+  """What the slots of these levels are for; the boxes are the predicted ones."""
+  return roles_of(targets.predicted, targets.positive, targets.owner, targets.valid, ignored=~targets.background,
+                  levels=tuple(math.prod(output.shape[1:4]) for output in outputs), collisions=targets.collisions)
 
 
 def slot_box_loss(targets: SlotTargets, box_loss: str) -> Array:

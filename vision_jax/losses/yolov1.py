@@ -7,12 +7,13 @@ Units: canvas pixels; canvases and grids are (h, w). A slot is one of the P boxe
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from vision_jax.conventions import Array, Term
-from vision_jax.losses.targets import check_axes, real_targets
+from vision_jax.losses.targets import Roles, check_axes, real_targets, roles_of
 from vision_jax.losses.yolo_targets import YoloAssignment, winners
 from vision_jax.ops.arrays import as_valid, at_least_float32, check_choice, pick
 from vision_jax.ops.boxes import box_area, iou, xyxy_to_cxcywh
@@ -116,18 +117,9 @@ def yolov1_loss(outputs: Array, boxes: Array, labels: Array, *, canvas: tuple[in
   1.0
   """
   check_choice('yolov1_loss', 'objectness_target', objectness_target, ('iou', 'binary'))
-  outputs = at_least_float32(outputs)
-  if outputs.ndim != 4 or outputs.shape[3] <= 5 * boxes_per_cell:
-    raise ValueError(f'yolov1_loss: outputs {list(outputs.shape)} with {boxes_per_cell} boxes in a cell; '
-                     f'give [B, h, w, {5 * boxes_per_cell} + K]')
-  check_axes('yolov1_loss', outputs=(outputs, 'B h w 5P+K'), boxes=(boxes, 'B N 4'), labels=(labels, 'B N'))
-  boxes, labels, real, valid = real_targets('yolov1_loss', boxes, labels, boxes_valid, valid)
-  # Emptied before any arithmetic: a NaN that is only selected away at the end comes back in the gradient.
-  outputs = pick(valid, outputs, 0)
-  slots = outputs.shape[:3] + (boxes_per_cell,)
-  raw, classes = outputs[..., :5 * boxes_per_cell].reshape(*slots, 5), outputs[..., None, 5 * boxes_per_cell:]
-  predicted = jax.lax.stop_gradient(yolov1_boxes(raw, canvas=canvas))
-  found = jax.vmap(functools.partial(yolov1_assign, canvas=canvas))(predicted, boxes, valid=real)
+  raw, classes, predicted, found, boxes, labels, valid = _assigned(
+      outputs, boxes, labels, canvas, boxes_per_cell, boxes_valid, valid)
+  slots = raw.shape[:4]
   positive = found.positive.reshape(slots)
   # A slot without object is compared with box 0: a finite number, which is then selected away.
   target = jnp.take_along_axis(boxes, found.owner[..., None], axis=1).reshape(*slots, 4)
@@ -144,6 +136,44 @@ def yolov1_loss(outputs: Array, boxes: Array, labels: Array, *, canvas: tuple[in
   }
   images = jnp.sum(valid, dtype=raw.dtype)
   return {name: Term(jnp.sum(values), images) for name, values in sums.items()}
+
+
+class _Assigned(NamedTuple):
+  """Outputs [B, h, w, P, 5] and [B, h, w, 1, K], the boxes in them [B, h, w, P, 4], whose they are, and the objects."""
+
+  raw: Array
+  classes: Array
+  predicted: Array
+  found: YoloAssignment
+  boxes: Array
+  labels: Array
+  valid: Array
+
+
+def _assigned(outputs: Array, boxes: Array, labels: Array, canvas: tuple[int, int], boxes_per_cell: int,
+              boxes_valid: Array | None, valid: Array | None) -> _Assigned:
+  """The arguments of `yolov1_loss`, checked and emptied of what is not real, and its assignment."""
+  outputs = at_least_float32(outputs)
+  if outputs.ndim != 4 or outputs.shape[3] <= 5 * boxes_per_cell:
+    raise ValueError(f'yolov1_loss: outputs {list(outputs.shape)} with {boxes_per_cell} boxes in a cell; '
+                     f'give [B, h, w, {5 * boxes_per_cell} + K]')
+  check_axes('yolov1_loss', outputs=(outputs, 'B h w 5P+K'), boxes=(boxes, 'B N 4'), labels=(labels, 'B N'))
+  boxes, labels, real, valid = real_targets('yolov1_loss', boxes, labels, boxes_valid, valid)
+  # Emptied before any arithmetic: a NaN that is only selected away at the end comes back in the gradient.
+  outputs = pick(valid, outputs, 0)
+  slots = outputs.shape[:3] + (boxes_per_cell,)
+  raw, classes = outputs[..., :5 * boxes_per_cell].reshape(*slots, 5), outputs[..., None, 5 * boxes_per_cell:]
+  predicted = jax.lax.stop_gradient(yolov1_boxes(raw, canvas=canvas))
+  found = jax.vmap(functools.partial(yolov1_assign, canvas=canvas))(predicted, boxes, valid=real)
+  return _Assigned(raw, classes, predicted, found, boxes, labels, valid)
+
+
+def roles(outputs: Array, boxes: Array, labels: Array, *, canvas: tuple[int, int], boxes_per_cell: int,
+          boxes_valid: Array | None = None, valid: Array | None = None) -> Roles:
+  """What each slot is for in `yolov1_loss`, whose arguments these are; the boxes are the predicted ones."""
+  _, _, predicted, found, _, _, valid = _assigned(outputs, boxes, labels, canvas, boxes_per_cell, boxes_valid, valid)
+  return roles_of(predicted.reshape(*found.positive.shape, 4), found.positive, found.owner, valid,
+                  collisions=found.collisions)
 
 
 def _cell_of(boxes: Array, grid: tuple[int, int], canvas: tuple[int, int]) -> Array:

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 
 from vision_jax.conventions import Array, Term
 from vision_jax.losses.classification import softmax_cross_entropy
-from vision_jax.losses.yolo_targets import check_box_loss, slot_box_loss, slot_targets, squared_error
+from vision_jax.losses.targets import Roles
+from vision_jax.losses.yolo_targets import (
+  SlotTargets,
+  check_box_loss,
+  slot_box_loss,
+  slot_roles,
+  slot_targets,
+  squared_error,
+)
 from vision_jax.ops.arrays import check_choice
 
 # The scales of `yolov2.cfg`; `loss_prior`, which darknet minimises with 0.01 over its first 12,800 images, comes extra.
@@ -65,9 +73,7 @@ def yolov2_loss(outputs: Array, boxes: Array, labels: Array, *, anchors: tuple, 
   """
   check_box_loss('yolov2_loss', box_loss)
   check_choice('yolov2_loss', 'objectness_target', objectness_target, ('iou', 'binary'))
-  slots = slot_targets('yolov2_loss', (jnp.asarray(outputs),), boxes, labels, anchors=(anchors,), strides=(stride,),
-                       ignore_threshold=ignore_threshold, ignore='predicted', match='global', extra_match_iou=None,
-                       boxes_valid=boxes_valid, valid=valid)
+  slots = _targets(outputs, boxes, labels, anchors, stride, ignore_threshold, boxes_valid, valid)
   raw, positive = slots.raw, slots.positive
   box = slot_box_loss(slots, box_loss) * (2 - slots.area if small_box_weight else 1)
   said, goal = jax.nn.sigmoid(raw[..., 4]), slots.iou if objectness_target == 'iou' else positive
@@ -81,3 +87,18 @@ def yolov2_loss(outputs: Array, boxes: Array, labels: Array, *, anchors: tuple, 
   if prior:  # an object's own pull replaces that of its slot's anchor; an image that is not valid has no error
     sums['loss_prior'] = jnp.where(positive, 0, squared_error(raw, jnp.array([0.5, 0.5, 0, 0], raw.dtype)))
   return {name: Term(jnp.sum(values), images) for name, values in sums.items()}
+
+
+def roles(outputs: Array, boxes: Array, labels: Array, *, anchors: tuple, stride: int, ignore_threshold: float,
+          boxes_valid: Array | None = None, valid: Array | None = None) -> Roles:
+  """What each slot is for in `yolov2_loss`, whose arguments these are."""
+  targets = _targets(outputs, boxes, labels, anchors, stride, ignore_threshold, boxes_valid, valid)
+  return slot_roles(targets, (outputs,))
+
+
+def _targets(outputs: Array, boxes: Array, labels: Array, anchors: tuple, stride: int, ignore_threshold: float,
+             boxes_valid: Array | None, valid: Array | None) -> SlotTargets:
+  """What every slot of the one level should predict."""
+  return slot_targets('yolov2_loss', (jnp.asarray(outputs),), boxes, labels, anchors=(anchors,), strides=(stride,),
+                      ignore_threshold=ignore_threshold, ignore='predicted', match='global', extra_match_iou=None,
+                      boxes_valid=boxes_valid, valid=valid)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from vision_jax.conventions import Array, Term
 from vision_jax.losses.classification import check_smoothing, sigmoid_cross_entropy
-from vision_jax.losses.yolo_targets import check_box_loss, slot_box_loss, slot_targets
+from vision_jax.losses.targets import Roles
+from vision_jax.losses.yolo_targets import check_box_loss, slot_box_loss, slot_roles, slot_targets
 from vision_jax.ops.arrays import check_choice
 
 
@@ -82,3 +83,12 @@ def yolov3_loss(outputs: tuple[Array, ...], boxes: Array, labels: Array, *, anch
       'loss_objectness': Term(jnp.sum(jnp.where(positive | slots.background, objectness, 0)), count),
       'loss_class': Term(jnp.sum(jnp.where(positive, classes, 0)), count),
   }
+
+
+def roles(outputs: tuple[Array, ...], boxes: Array, labels: Array, *, anchors: tuple, strides: tuple[int, ...],
+          ignore_threshold: float, ignore: str, match: str, extra_match_iou: float | None,
+          boxes_valid: Array | None = None, valid: Array | None = None) -> Roles:
+  """What each slot is for in `yolov3_loss`, whose arguments these are."""
+  return slot_roles(slot_targets(
+      'yolov3_loss', outputs, boxes, labels, anchors=anchors, strides=strides, ignore_threshold=ignore_threshold,
+      ignore=ignore, match=match, extra_match_iou=extra_match_iou, boxes_valid=boxes_valid, valid=valid), outputs)
