@@ -26,7 +26,7 @@ def test_another_body_and_another_grid_than_the_map_s_are_possible():
 @pytest.mark.parametrize(('options', 'size', 'message'), [
     ({}, (128, 96), 'images of 128 x 96; its fully connected layers were made for canvas 96 x 128'),
     ({'levels': ('conv5', 'conv8')}, (96, 128), r"levels \('conv5', 'conv8'\); it takes one map"),
-    ({'grid': (3, 4)}, (96, 128), 'with hidden .* and a map of 6 x 8 for a grid of 3 x 4; it needs no hidden layer'),
+    ({'grid': (3, 4)}, (96, 128), 'with hidden .* and a map of 6 x 8 for 3 x 4 cells; it needs no hidden layer'),
     ({'levels': ('conv9',)}, (96, 128), "no feature map 'conv9'; there are conv1, conv2, conv5, conv8")])
 def test_what_does_not_fit_is_answered_in_one_line(options, size, message):
   with pytest.raises(ValueError, match=message):
