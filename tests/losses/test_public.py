@@ -30,6 +30,7 @@ CHANNELS = {'in_channels': 4, 'out_channels': 6, 'kernel': (3, 3)}
 KEY = np.array([0, 1], np.uint32)
 OBJECTS = np.stack([BOXES, OTHERS]), np.array([[0, 1, 1], [1, 0, 0]])
 HEADS = RAW[:, 0, :3, 0, :3], RAW[:, 0, :3, 0, 3:]
+FOUND = {'image_size': (16, 30), 'max_detections': 3}
 SAMPLES = losses.ProposalSamples(OBJECTS[0], OBJECTS[1] < 1, OBJECTS[1] * 0, OBJECTS[0] + 1, OBJECTS[1], OBJECTS[1] < 2)
 
 # One call of every public function: its arrays and its options.
@@ -54,11 +55,13 @@ CALLS = {
     'ops.crop_and_resize_masks': ((IMAGES[0], BOXES / 8, np.array([1, 0, 1])), {'output_size': (2, 3)}),
     'ops.decode_deltas': ((OTHERS[:, :2].repeat(2, 1) / 20, BOXES), {'variances': (0.1, 0.1, 0.2, 0.2)}),
     'ops.decode_distances': PAIR,
+    'ops.detr_decode': ((RAW[..., 0, :3], np.abs(RAW[..., 0, 3:])), {'image_size': (16, 30)}),
     'ops.diou': PAIR,
     'ops.encode_deltas': (PAIR[0], {'variances': (0.1, 0.1, 0.2, 0.2)}),
     'ops.encode_distances': PAIR,
     'ops.fcos_anchors': ((), PYRAMID),
     'ops.fill_holes': ((MASKS,), {}),
+    'ops.fcos_decode': ((HEADS[0], np.abs(HEADS[1]), HEADS[0][..., 0]), {'anchors': OTHERS, **FOUND}),
     'ops.flatten_levels': ((LEVELS,), {}),
     'ops.flip_boxes': ((BOXES, np.array([10, 20])), {}),
     'ops.giou': PAIR,
@@ -78,6 +81,7 @@ CALLS = {
     'ops.pyramid_anchors': ((), PYRAMID | {'sizes': ((8,),) * 5}),
     'ops.remove_small_components': ((MASKS,), {'min_area': 2}),
     'ops.retinanet_anchors': ((), PYRAMID),
+    'ops.retinanet_decode': (HEADS, {'anchors': OTHERS, **FOUND}),
     'ops.roi_align': ((IMAGES[0], BOXES), {'stride': 8, 'output_size': (1, 2), 'valid': np.array([True, False, True])}),
     'ops.roi_levels': ((BOXES,), {}),
     'ops.roi_pool': ((IMAGES[0], BOXES), {'stride': 8, 'output_size': (1, 2), 'valid': np.array([True, False, True])}),
@@ -90,6 +94,8 @@ CALLS = {
     'ops.yolo_encode': ((BOXES, BOXES[:, :2] // 8, OTHERS[:, 2:]), {'stride': 8}),
     'ops.yolo_slots': ((), HEAD | {'canvas': (16, 32)}),
     'ops.yolov1_boxes': ((RAW,), {'canvas': (16, 32)}),
+    'ops.yolov1_decode': ((np.tile(RAW[..., 0, :], 2),), {'canvas': (16, 32), **FOUND}),
+    'ops.yolov2_decode': ((RAW,), {'anchors': ((8.0, 8.0),), 'stride': 8, **FOUND}),
     'ops.yolov3_decode': ((LEVELS,), HEAD | {'image_size': (16, 30), 'max_detections': 3}),
     'losses.arcface_loss': ((BOXES, OTHERS, np.array([0, 2, 1])), {'scale': 4.0}),
     'losses.batch_hard_triplet_loss': ((BOXES, np.array([0, 1, 0])), {'margin': 'soft'}),

@@ -326,9 +326,9 @@ def _check_dense(where: str, logits: Array, offsets: Array, anchors: Array, leve
                      f'{list(anchors.shape)}; give [B, A, K], [B, A, 4] and [A, 4]')
   if level_sizes is not None and sum(level_sizes) != logits.shape[1]:
     raise ValueError(f'{where}: level_sizes {tuple(level_sizes)} for {logits.shape[1]} anchors; they must add up')
-  if jnp.shape(image_size) not in ((2,), (logits.shape[0], 2)):
-    raise ValueError(f'{where}: image_size {list(jnp.shape(image_size))} for {logits.shape[0]} images; give (h, w) for '
-                     'all, or [B, 2]')
+  sizes = jnp.asarray(image_size).shape
+  if sizes not in ((2,), (logits.shape[0], 2)):
+    raise ValueError(f'{where}: image_size {list(sizes)} for {logits.shape[0]} images; give (h, w) for all, or [B, 2]')
 
 
 def _best_of_levels(scores: Array, level_sizes: tuple[int, ...] | None, threshold: float,
