@@ -21,6 +21,7 @@ from vision_jax.losses.retinanet import retinanet_loss
 from vision_jax.losses.segmentation import pixel_cross_entropy, segmentation_loss, soft_dice, tversky
 from vision_jax.losses.ssd import ssd_loss
 from vision_jax.losses.style import content_loss, gram_matrix, style_loss, style_transfer_loss, total_variation
+from vision_jax.losses.targets import Roles
 from vision_jax.losses.yolo_targets import YoloAssignment, yolov3_assign
 from vision_jax.losses.yolov1 import YOLOV1_WEIGHTS, yolov1_assign, yolov1_loss
 from vision_jax.losses.yolov2 import YOLOV2_WEIGHTS, yolov2_loss
@@ -28,6 +29,7 @@ from vision_jax.losses.yolov3 import yolov3_loss
 
 __all__ = [
     'ProposalSamples',
+    'Roles',
     'YOLOV1_WEIGHTS',
     'YOLOV2_WEIGHTS',
     'YoloAssignment',

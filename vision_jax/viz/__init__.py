@@ -13,6 +13,7 @@ from vision_jax.viz.draw import (
   draw_segmentation,
   save_palette_png,
 )
+from vision_jax.viz.roles import draw_assignment
 
-__all__ = ('class_colours', 'contact_sheet', 'draw_classification', 'draw_confusion', 'draw_curves', 'draw_detections',
-           'draw_segmentation', 'legible_scale', 'palette', 'save_palette_png', 'save_png')
+__all__ = ('class_colours', 'contact_sheet', 'draw_assignment', 'draw_classification', 'draw_confusion', 'draw_curves',
+           'draw_detections', 'draw_segmentation', 'legible_scale', 'palette', 'save_palette_png', 'save_png')

@@ -75,27 +75,27 @@ def _with_boxes(picture: np.ndarray, found: list, true: list, scale: int) -> np.
   sheet, draw = canvas.painter(picture)
   width = max(1, round(min(picture.shape[:2]) / 200))
   for box, colour, _, _ in found[::-1]:
-    draw.rectangle(_corners(box, scale), outline=tuple(colour.tolist()), width=width)
+    draw.rectangle(corners_of(box, scale), outline=tuple(colour.tolist()), width=width)
   for box, colour, _, _ in true:
-    _dashed_rectangle(draw, _corners(box, scale), tuple(colour.tolist()), width)
+    dashed_rectangle(draw, corners_of(box, scale), tuple(colour.tolist()), width)
   face = canvas.font(canvas.font_size(picture.shape[:2]))
   tags: list[tuple[int, int, int, int]] = []
   for items, below in ((found, False), (true, True)):
     for box, _, colour, text in items:
-      tag = _free_place(_corners(box, scale), canvas.text_size(text, face), sheet.size, tags, below)
+      tag = _free_place(corners_of(box, scale), canvas.text_size(text, face), sheet.size, tags, below)
       tags.append(tag)
       draw.rectangle((tag[0], tag[1], tag[2] - 1, tag[3] - 1), fill=tuple(colour.tolist()))
       draw.text((tag[0] + 2, tag[1]), text, fill=ink_on(colour), font=face)
   return np.asarray(sheet)
 
 
-def _corners(box: np.ndarray, scale: int) -> tuple[int, int, int, int]:
+def corners_of(box: np.ndarray, scale: int) -> tuple[int, int, int, int]:
   """The first and last pixel, across and down, of a box on the enlarged picture."""
   left, top, right, bottom = (round(float(v) * scale) for v in box)
   return left, top, max(left, right - 1), max(top, bottom - 1)
 
 
-def _dashed_rectangle(draw: Any, corners: tuple[int, int, int, int], colour: tuple, width: int) -> None:
+def dashed_rectangle(draw: Any, corners: tuple[int, int, int, int], colour: tuple, width: int) -> None:
   """Dashes with a dark rim, to be seen on light and dark ground; what lies beneath shows in the gaps."""
   left, top, right, bottom = corners
   dash = 4 + 2 * width
