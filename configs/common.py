@@ -28,7 +28,7 @@ def config(variant: str, *, task: dict, model: dict, data: dict, optim: dict, tr
   sections = {
       'task': task,
       'model': {'dtype': placeholder(str), 'weights': placeholder(str), 'weights_head': placeholder(str),
-                'aux': placeholder(bool), **model},  # aux: of GoogLeNet and Inception v3
+                'body_weights': placeholder(str), 'aux': placeholder(bool), **model},  # aux: of GoogLeNet, Inception v3
       'data': {'train_size': placeholder(int), 'val_size': placeholder(int), 'workers': placeholder(int),
                'eval_canvas': placeholder(tuple), 'resize': placeholder(str), 'mean': placeholder(tuple),
                'std': placeholder(tuple), 'augment': (), **sources, **data},
@@ -42,6 +42,7 @@ def config(variant: str, *, task: dict, model: dict, data: dict, optim: dict, tr
     sections['data'].update(train_size=32, val_size=10, batch_size=8)
     sections['train'].update(duration='4 steps', eval_every='4 steps', log_every=2)
     sections['optim'].update(warmup='1 steps')
+    sections['model'].update(body_weights=placeholder(str))  # which would be downloaded
   result = config_dict.ConfigDict(sections)
   result.lock()
   return result

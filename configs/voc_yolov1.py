@@ -6,8 +6,9 @@
 figure. Batch 64, momentum 0.9, weight decay 5e-4; learning rate 1e-2 for 75 epochs, 1e-3 for 30, 1e-4 for 30 (Redmon et
 al., arXiv 1506.02640, section 2.2), with warm-up in the first; scaling and translation by up to 20 %, saturation and
 exposure by up to 1.5. The paper's network has no normalisation and begins with 20 layers trained on ImageNet
-(`extraction`); `--config.model.norm=batch` trains without them. For a GPU; on a CPU only `:smoke` makes sense.
-Published: mAP of 63.4 on VOC 2007. Not measured: it takes VOC.
+(`extraction`); `--config.model.norm=batch` trains without them, or, as darknet does, with those of its file:
+`--config.model.body_weights=extraction.conv.weights`. For a GPU; on a CPU only `:smoke` makes sense. Published: mAP of
+63.4 on VOC 2007. Not measured: it takes VOC.
 
 Differs from the paper: half its loss is minimised, as its authors' darknet follows half of equation 3's gradient.
 """

@@ -5,9 +5,9 @@
 `data.path` as for `voc_yolov1.py`. 160 epochs, learning rate 1e-3, a tenth of it after 60 and 90, weight decay 5e-4,
 momentum 0.9 (Redmon and Farhadi, arXiv 1612.08242, section 3), batch 64 and 1,000 steps of warm-up (`yolov2-voc.cfg`);
 every ten batches another size of 320 to 608 pixels; random crops of up to 30 %, hue 0.1, saturation and exposure 1.5.
-The paper begins with Darknet-19 trained on ImageNet (`pretrained.darknet.from_darknet` reads `darknet19_448.conv.23`).
-For a GPU; on a CPU only `:smoke` makes sense. Published: mAP of 76.8 on VOC 2007 at 416 pixels. Not measured: it takes
-VOC.
+The paper begins with Darknet-19 trained on ImageNet (the authors' file:
+--config.model.body_weights=darknet19_448.conv.23). For a GPU; on a CPU only `:smoke` makes sense. Published: mAP of
+76.8 on VOC 2007 at 416 pixels. Not measured: it takes VOC.
 
 Differs from the paper: warm-up is linear (darknet's is the fourth power); boxes are not pulled to their anchors in the
 first 12,800 images (`--config.task.prior=True` pulls throughout, with a weight of 0.01).

@@ -1,11 +1,13 @@
-"""Turns weights into a folder that a config's `model.weights` takes: published ones by name, or a file of torch's.
+"""Turns weights into a folder that a config's `model.weights` takes: published ones by name, or a file.
 
 python experiments/import_weights.py --weights resnet50:IMAGENET1K_V2 --output weights/resnet50
 python experiments/import_weights.py --weights mine.pth --model resnet50 --set num_classes=10 --output weights/mine
+python experiments/import_weights.py --weights yolov3.weights --model yolov3 --output weights/yolov3
 python experiments/import_weights.py --list resnet
 
-The folder gets the variables (orbax) and weights.json: the model and its options, the source and its SHA-256, the
-preprocessing and the class names, as far as they are known. Files are read without torch, and no code in them runs.
+Files are those of torch (`.pth`, `.pt`, `.bin`), safetensors and darknet (`.weights`, `darknet53.conv.74`). The folder
+gets the variables (orbax) and weights.json: the model and its options, the source and its SHA-256, the preprocessing
+and the class names, as far as they are known. Files are read without torch, and no code in them runs.
 """
 
 import launch  # first: it sets the environment that jax reads
@@ -19,7 +21,8 @@ from vision_jax.pretrained import catalogue
 from vision_jax.train.checkpoint import save_variables
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string('weights', None, "A .pth, .pt, .bin or .safetensors file, or a name such as 'resnet50:DEFAULT'.")
+flags.DEFINE_string('weights', None, 'A .pth, .pt, .bin, .safetensors or .weights file, or a name such as '
+                    'resnet50:DEFAULT.')
 flags.DEFINE_string('model', None, 'The name of the model; that of published weights when left out.')
 flags.DEFINE_multi_string('set', [], 'An option of the model, such as num_classes=10; may be given several times.')
 flags.DEFINE_string('output', None, 'The folder to write to: new, or of an earlier import.')
@@ -60,12 +63,12 @@ def print_published(part: str) -> None:
   rows = [row for row in pretrained.published() if part in row.name]
   if not rows:
     raise ValueError(f'no published weights have {part!r} in their name; --list= lists all')
-  print(f'{"name":<42} {"top-1":>6} {"top-5":>6} {"parameters":>12} {"GMACs":>8} {"MB":>7}  resize -> crop')
+  print(f'{"name":<46} {"top-1":>6} {"top-5":>6} {"box AP":>6} {"parameters":>12} {"GMACs":>8} {"MB":>7}  resize')
   for row in rows:
-    accuracy = ''.join(f' {"" if value is None else value:>6}' for value in (row.top1, row.top5))
-    print(f'{row.name + (" *" if row.default else ""):<42}{accuracy} {row.parameters:>12,} {row.gmacs:>8} '
-          f'{row.megabytes:>7.0f}  {row.resize} -> {row.crop} {row.interpolation}')
-  print('* = DEFAULT')
+    accuracy = ''.join(f' {"" if value is None else value:>6}' for value in (row.top1, row.top5, row.box_ap))
+    print(f'{row.name + (" *" if row.default else ""):<46}{accuracy} {row.parameters:>12,} {row.gmacs or "":>8} '
+          f'{row.megabytes:>7.0f}  {row.resize} -> {row.crop} {row.policy} {row.interpolation}')
+  print('* = DEFAULT; top-1 and top-5 of ImageNet, box AP of COCO')
 
 
 if __name__ == '__main__':

@@ -72,7 +72,7 @@ def config_of_run(*, weights: bool = False) -> dict:
   if not path.exists():
     raise ValueError(f'{path} does not exist; give the --workdir of a run, or --config')
   config = json.loads(path.read_text(encoding='utf-8'))
-  return config if weights else {**config, 'model': {**config['model'], 'weights': None}}
+  return config if weights else {**config, 'model': {**config['model'], 'weights': None, 'body_weights': None}}
 
 
 def claim_workdir(config: dict, *, seed: int, classes: tuple[str, ...] = (), primary: bool = True) -> pathlib.Path:

@@ -32,6 +32,8 @@ SECTIONS = ('task', 'model', 'data', 'optim', 'train')
 _LOADER_OPTIONS = tuple(o for o in option_names(Loader) if o not in ('source', 'fields', 'seed', 'shard'))
 PROGRAM_OPTIONS = ('stop_after', 'started', 'phases', 'initial')  # of `fit`, which a config does not give
 PREPROCESSING = ('canvas', 'eval_canvas', 'resize', 'mean', 'std')  # of config.data, which weights bring along
+NO_OPTIONS = ('dtype', 'weights', 'weights_head', 'body_weights')  # of config.model, which a run's weights keep back
+COLOURS = ('mean', 'std')  # of these, what the weights of a body bring along
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Experiment:
     weights: what `model.weights` names, or None.
     head: what becomes of the weights' classifier: 'fit' takes it where it has as many classes, 'load' insists on it,
       'fresh' leaves it out.
+    body_weights: what `model.body_weights` names, a classifier's weights for the body of a detector, or None.
     phases: pairs (step, task): the task after steps in which less is frozen.
     notes: what a person should know before it starts, a line each: the labels' check, what is frozen.
   """
@@ -66,26 +69,32 @@ class Experiment:
   fit_options: Mapping[str, Any]
   weights: str | None = None
   head: str = 'fit'
+  body_weights: str | None = None
   phases: tuple[tuple[int, Task], ...] = ()
   notes: tuple[str, ...] = ()
 
   def fit(self, folder: Any, **options: Any) -> tuple[TrainState, dict[str, float]]:
     """Trains in a run folder, or continues there; see `train.loop.fit`."""
     return loop.fit(self.task, self.optimiser, self.train_loader, self.val_loader, folder, schedule=self.schedule,
-                    phases=self.phases, initial=self.initial if self.weights else None, **self.fit_options, **options)
+                    phases=self.phases, initial=self.initial if self.weights or self.body_weights else None,
+                    **self.fit_options, **options)
 
   def initial(self, head: str | None = None) -> tuple[Variables, str]:
-    """The variables that training begins with, and lines that say what `model.weights` gave and what it did not.
+    """The variables that training begins with, and lines that say what weights of the model, or of its body, gave.
 
     Args:
       head: in place of `model.weights_head`.
     """
     key, batch = jax.random.key(self.fit_options['seed']), self.train_loader.batch(0)
     if not self.weights:
+      body = _load_weights(self.body_weights, pretrained.body_of(self.module)) if self.body_weights else None
       fresh = to_host(jax.jit(self.task.init)(key, batch))
-      return fresh, f'{type(self.module).__name__}: no weights were loaded, all variables are fresh'
+      if body is None:
+        return fresh, f'{type(self.module).__name__}: no weights were loaded, all variables are fresh'
+      variables, report = pretrained.fill_body(self.module, fresh, *body)
+      return variables, str(report)
     variables, report = _load_weights(self.weights, self.module, head=head or self.head, key=key,
-                                      like=jax.eval_shape(self.task.init, key, batch))
+                                      like=jax.eval_shape(self.task.init, key, batch), classes=self.classes.names)
     return variables, '\n'.join([str(report), *_other_classes(report, self.classes)])
 
   def untrained(self) -> tuple[TrainState, str]:
@@ -154,6 +163,7 @@ def experiment(config: Mapping[str, Mapping[str, Any]]) -> Experiment:
   config, notes = resolved(config)
   config = {section: _given(config[section]) for section in SECTIONS}
   weights, head = config['model'].pop('weights', None), config['model'].pop('weights_head', 'fit')
+  body_weights = config['model'].pop('body_weights', None)
   train_source, val_source, loading = _sources(config['data'])
   if 'canvas' not in loading:
     raise ValueError('config.data has no canvas, and there are no weights that bring one; give config.data.canvas, the '
@@ -161,6 +171,8 @@ def experiment(config: Mapping[str, Mapping[str, Any]]) -> Experiment:
   classes = train_source.classes
   name, options = _named('model', config['model'])
   module = models.create(name, num_classes=len(classes), **options)
+  if body_weights and not weights:
+    pretrained.body_of(module)  # a model without is refused
   name, options = _named('task', config['task'])
   task = tasks.create(name, module, classes, **options)
   if task.kind == 'classification' and len(classes) == 1:
@@ -185,7 +197,7 @@ def experiment(config: Mapping[str, Mapping[str, Any]]) -> Experiment:
   phases, frozen = _phases(task, shapes, options['rules'])
   notes = (*_check_labels(train_source, val_source, config['data']), *notes, *frozen)
   return Experiment(phases[0][1], module, classes, optimiser, schedule, train_loader, val_loader, loading, fit_options,
-                    weights, head, phases[1:], notes)
+                    weights, head, None if weights else body_weights, phases[1:], notes)
 
 
 def _given(section: Any) -> Any:
@@ -224,14 +236,18 @@ def _sources(options: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def resolved(config: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], tuple[str, ...]]:
-  """The config with what its `model.weights` bring along where it says nothing itself, and a line about that.
+  """The config with what its weights bring along where it says nothing itself, and a line about that.
 
-  A run keeps its config so, and is evaluated without its weights.
+  A run keeps its config so, and is evaluated without its weights. `model.weights` are those of the whole model and go
+  before `model.body_weights`, which bring along only `COLOURS`.
   """
   model, own = config.get('model', {}), config.get('data', {})
-  if model.get('weights') is None:
+  weights = model.get('weights') or model.get('body_weights')
+  if not weights:
     return dict(config), ()
-  theirs, preprocessing = _described(model['weights'])
+  theirs, preprocessing = _described(weights)
+  if model.get('weights') is None:
+    theirs, preprocessing = {}, {key: value for key, value in preprocessing.items() if key in COLOURS}
   theirs = theirs if model.get('name') in (None, theirs.get('name')) else {}
   brought = {section: {key: value for key, value in values.items() if given.get(key) is None}
              for section, given, values in (('model', model, theirs), ('data', own, preprocessing))}
@@ -240,7 +256,7 @@ def resolved(config: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], t
   taken = ', '.join(f'{section}.{key}={value!r}' for section, values in brought.items()
                     for key, value in values.items())
   return ({**config, 'model': {**model, **brought['model']}, 'data': {**own, **brought['data']}},
-          (f'from the weights {model["weights"]}: {taken}',) if taken else ())
+          (f'from the weights {weights}: {taken}',) if taken else ())
 
 
 def _described(weights: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -250,10 +266,13 @@ def _described(weights: str) -> tuple[dict[str, Any], dict[str, Any]]:
     named = '/' not in weights and not folder.suffix
     published = catalogue.find_file(folder) if folder.is_file() else (
         pretrained.find_published(weights) if named else None)
-    return ({}, {}) if published is None else ({'name': published.model, **published.options}, published.data_options())
+    if published is None:
+      return {}, {}
+    own = {key: value for key, value in published.options.items() if key != 'num_classes'}  # the data has its own
+    return {'name': published.model, **own}, published.data_options()
   if (folder / 'config.json').is_file():
     config = _given(json.loads((folder / 'config.json').read_text(encoding='utf-8')))
-    model = {key: value for key, value in config['model'].items() if key not in ('dtype', 'weights', 'weights_head')}
+    model = {key: value for key, value in config['model'].items() if key not in NO_OPTIONS}
     return model, {key: config['data'][key] for key in PREPROCESSING if key in config['data']}
   record = checkpoint.read_record(folder)
   return dict(record.get('model', {})), dict(_given(record.get('preprocessing', {})))
@@ -265,9 +284,9 @@ def _load_weights(weights: str, module: nn.Module, **options: Any) -> tuple[Vari
   if not folder.is_dir():
     return pretrained.load(weights, module, **options)
   if not (folder / 'config.json').is_file():
-    variables, report = pretrained.from_variables(module, checkpoint.load_variables(folder), source=weights, **options)
-    names = checkpoint.read_record(folder).get('categories', ())
-    return variables, dataclasses.replace(report, categories=tuple(names))
+    names = tuple(checkpoint.read_record(folder).get('categories', ()))
+    return pretrained.from_variables(module, checkpoint.load_variables(folder), source=weights, categories=names,
+                                     **options)
   train = json.loads((folder / 'config.json').read_text(encoding='utf-8'))['train']
   best = train.get('best')
   checkpoints = Checkpoints(folder / 'checkpoints', best=best, mode=train.get('best_mode') or 'max', create=False)
@@ -277,10 +296,10 @@ def _load_weights(weights: str, module: nn.Module, **options: Any) -> tuple[Vari
     raise ValueError(f'model.weights: the run in {folder} has no checkpoint; train it first')
   variables = checkpoints.variables(step)
   checkpoints.close()
-  variables, report = pretrained.from_variables(module, variables, source=f'{folder}, step {step}', **options)
   record = folder / 'run.json'
   names = json.loads(record.read_text(encoding='utf-8')).get('classes', ()) if record.is_file() else ()
-  return variables, dataclasses.replace(report, categories=tuple(names))
+  return pretrained.from_variables(module, variables, source=f'{folder}, step {step}', categories=tuple(names),
+                                   **options)
 
 
 def _other_classes(report: pretrained.Report, classes: ClassMap) -> tuple[str, ...]:

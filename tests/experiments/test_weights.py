@@ -7,7 +7,7 @@ import pytest
 
 from tests.experiments.test_programs import complaint, program
 from vision_jax import models
-from vision_jax.pretrained import catalogue, read_state_dict, to_torch, write_pth
+from vision_jax.pretrained import catalogue, read_state_dict, to_darknet, to_torch, write_pth
 from vision_jax.pretrained.convert import flat_shapes, nested
 
 pytestmark = pytest.mark.medium
@@ -57,12 +57,27 @@ def test_a_head_of_another_class_count_is_said_and_what_does_not_fit_refused(len
   assert said == f'error: {path}: it is cut off or no whole zip file; copy or download it again'
 
 
+def test_a_file_of_darknet_is_imported_and_one_that_does_not_fit_refused(tmp_path):
+  model = models.create('yolov3_small', num_classes=2, width=4)
+  variables = nested({path: np.full(leaf.shape, i, np.float32) for i, (path, leaf) in enumerate(flat_shapes(model))})
+  to_darknet(tmp_path / 'small.weights', model, variables)
+  options = ('--weights', tmp_path / 'small.weights', '--model', 'yolov3_small', '--set', 'width=4', '--output',
+             tmp_path / 'imported')
+  result = program('import_weights', *options, '--set', 'num_classes=2')
+  leaves = len(flat_shapes(model))
+  assert result.stdout.startswith(f'YOLOv3: {leaves} of {leaves} arrays (')
+  said = complaint(program('import_weights', *options, code=2))
+  assert 'small.weights holds' in said and 'num_classes, anchors and norm must be those of its cfg' in said
+
+
 def test_published_weights_are_listed_and_offline_is_said(tmp_path):
   result = program('import_weights', '--list', 'resnet50')
   lines = result.stdout.splitlines()
-  assert lines[0].split()[:3] == ['name', 'top-1', 'top-5'] and lines[-1] == '* = DEFAULT'
+  assert lines[0].split()[:5] == ['name', 'top-1', 'top-5', 'box', 'AP'] and lines[-1].startswith('* = DEFAULT')
   assert ' '.join(lines[2].split()) == (
-      'resnet50:IMAGENET1K_V2 * 80.858 95.434 25,557,032 4.089 98 232 -> 224 bilinear')
+      'resnet50:IMAGENET1K_V2 * 80.858 95.434 25,557,032 4.089 98 232 -> 224 resize_crop bilinear')
+  assert [' '.join(line.split()) for line in lines if line.startswith('retinanet')] == [
+      'retinanet_resnet50_fpn:COCO_V1 * 36.4 34,014,999 151.54 130 800 -> 1344 letterbox bilinear']
   environment = {'VISION_JAX_CACHE': str(tmp_path / 'cache'), 'https_proxy': 'http://127.0.0.1:9'}
   said = complaint(program('import_weights', '--weights', 'resnet18:DEFAULT', '--output', tmp_path / 'weights', code=2,
                            environment=environment))

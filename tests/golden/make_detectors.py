@@ -101,10 +101,28 @@ def keep_dense(outputs: dict[str, np.ndarray], *, logits_every: int, offsets: st
   return kept | {ours: outputs[theirs] for theirs, ours in DENSE_LOSSES.items() if theirs in outputs}
 
 
+# ---- Faster R-CNN: one image; what both stages predict, and both losses, of which nothing is sampled away ----
+
+TWO_STAGE_LOSSES = {'loss_classifier': 'loss_class', 'loss_box_reg': 'loss_box',
+                    'loss_objectness': 'loss_rpn_objectness', 'loss_rpn_box_reg': 'loss_rpn_box'}
+PIXELS = 4  # the network for proposals is kept at every so many pixels of a map
+FINEST = 2  # and of these, on the finest map, the deltas at every so many
+
+
+def keep_two_stage(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  kept = {key.removeprefix('rpn_'): value for key, value in outputs.items() if key.startswith('rpn_')}
+  kept['deltas_0'] = kept['deltas_0'][:, ::FINEST, ::FINEST]
+  kept |= {'proposals': outputs['given_proposals'], 'logits': outputs['roi_class_logits'],
+           'box_deltas': outputs['roi_box_deltas']}
+  kept |= {f'detected_{name}': outputs[f'det_{name}'] for name in ('boxes', 'scores', 'labels')}
+  return kept | {ours: outputs[theirs] for theirs, ours in TWO_STAGE_LOSSES.items()}
+
+
 KEPT = {
     'detr_resnet50': keep_detr,
     'retinanet_resnet50_fpn': functools.partial(keep_dense, logits_every=5, offsets='deltas'),
     'fcos_resnet50_fpn': functools.partial(keep_dense, logits_every=1, offsets='distances'),
+    'fasterrcnn_resnet50_fpn': keep_two_stage,
 }
 
 

@@ -16,8 +16,10 @@ from vision_jax.models.classification.darknet import darknet53
 from vision_jax.models.classification.mobilenetv3 import mobilenet_v3_large
 from vision_jax.models.classification.resnet import resnet18
 from vision_jax.models.detection.detr import DETR
+from vision_jax.models.detection.faster_rcnn import FasterRCNN
 from vision_jax.models.detection.fcos import FCOS
 from vision_jax.models.detection.retinanet import RetinaNet
+from vision_jax.models.detection.ssd import SSD, Extra
 from vision_jax.models.detection.yolov3 import YOLOv3
 
 CANVAS, K = (64, 96), 5
@@ -38,10 +40,17 @@ HEADS = {
                   {'logits': (9 * (PIXELS + 3), K), 'deltas': (9 * (PIXELS + 3), 4)}),
     'fcos': (lambda body, levels: FCOS(body, levels, K),
              {'logits': (PIXELS + 3, K), 'distances': (PIXELS + 3, 4), 'centerness': (PIXELS + 3,)}),
+    'ssd': (lambda body, levels: SSD(body, levels, K, (Extra(8),), (0.1, 0.2, 0.4, 0.6, 0.8),
+                                     ((2,), (2, 3), (2,), (2,))),
+            {'logits': (4 * (PIXELS + 2) + 2 * 4 * 6, K + 1), 'deltas': (4 * (PIXELS + 2) + 2 * 4 * 6, 4)}),
     'yolov3': (lambda body, levels: YOLOv3(body, levels, K, ((((8.0, 8.0),) * 2,) * 3), (8, 16, 32), (8, 16, 32)),
                {0: (8, 12, 2, 5 + K), 1: (4, 6, 2, 5 + K), 2: (2, 3, 2, 5 + K)}),
     'detr': (lambda body, levels: DETR(body, levels[-1:], K, 7, encoder_layers=1, decoder_layers=2),
              {'logits': (7, K + 1), 'boxes': (7, 4)}),
+    # Three anchors at each pixel of the three levels and of a fourth of 1 x 2; 7 proposals.
+    'faster_rcnn': (lambda body, levels: FasterRCNN(body, levels, K, (8, 16, 32), ((8.0,),) * 4, post_nms=(9, 7)),
+                    {'objectness': (3 * (PIXELS + 2),), 'deltas': (3 * (PIXELS + 2), 4), 'proposals': (7, 4),
+                     'proposals_valid': (7,), 'logits': (7, K + 1), 'box_deltas': (7, K + 1, 4)}),
 }
 
 
@@ -54,7 +63,8 @@ def test_every_head_fits_every_backbone(head, body):
   outputs = outputs if isinstance(outputs, dict) else dict(enumerate(outputs))
   # DETR's layers come before the images.
   found = {name: leaf.shape[2 if head == 'detr' else 1:] for name, leaf in outputs.items()}
-  assert found == expected and {leaf.dtype for leaf in outputs.values()} == {jnp.dtype('float32')}
+  assert found == expected
+  assert {leaf.dtype for name, leaf in outputs.items() if name != 'proposals_valid'} == {jnp.dtype('float32')}
 
 
 # ---- RetinaNet and FCOS ----

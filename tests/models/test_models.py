@@ -34,6 +34,7 @@ from vision_jax.models.classification.shufflenet import ShuffleNet
 from vision_jax.models.classification.swin import Swin
 from vision_jax.models.classification.vgg import VGG
 from vision_jax.models.classification.vit import ViT
+from vision_jax.models.detection.ssd import SSD, Extra
 from vision_jax.models.layers import Conv, ConvTranspose
 from vision_jax.models.segmentation.unet import UNet
 
@@ -76,6 +77,27 @@ COUNTS = {
     # 6 * (10 + 4), and 577 for each of 10 + 4 + 1.
     'retinanet_small': ({'num_classes': 10}, 3, 591_812),
     'fcos_small': ({'num_classes': 10}, 3, 552_255),
+    # torchvision's, built with BatchNorm that learns: 41,755,286 and 19,386,354 without its scales and biases.
+    'fasterrcnn_resnet50_fpn': ({}, 3, 41_808_406),
+    'fasterrcnn_mobilenet_v3_large_fpn': ({}, 3, 19_410_754),
+    'fasterrcnn_mobilenet_v3_large_320_fpn': ({}, 3, 19_410_754),
+    # VGG16's convolutions, 14,714,688. Proposals: 512 * (9 * 512 + 1) = 2,359,808, and 513 for each of 5 * 9 numbers,
+    # 23,085. 4096 * (49 * 512 + 1) = 102,764,544, 4096 * 4097 = 16,781,312, and 4097 for each of 5 * 21: 430,185.
+    'fasterrcnn_vgg16': ({'num_classes': 20}, 3, 137_073_622),
+    # A body of 308,848 and a pyramid of 64 * (64 + 128 + 2 * 9 * 64) + 4 norms of 128, 86,528; proposals: 64 * 577 and
+    # 65 for each of 5 * 2 numbers, 37,578; 256 * (25 * 64 + 1), 256 * 257, and 257 for each of 5 * 11: 489,783.
+    'fasterrcnn_small': ({'num_classes': 10}, 3, 922_737),
+    # torchvision's 35,641,826 and 3,440,060, with 90 classes and the background.
+    'ssd300_vgg16': ({}, 3, 35_641_826),
+    # Up to fc7 20,484,416: VGG16's convolutions 14,714,688, a scale of 512, fc6 512 * 9 * 1024 + 1024, fc7 1024 * 1025.
+    # Extras: 262,400 + 1,180,160, 65,664 + 295,168, twice 32,896 + 295,168, and 32,896 + 256 * (16 * 128 + 1). The head
+    # has 91 + 4 numbers for each of 4, 6, 6, 6, 6, 4 and 4 boxes, each of 9 C + 1 with C = 512, 1024, 512 and 256:
+    # 95 * 147,492.
+    'ssd512_vgg16': ({}, 3, 37_513_116),
+    'ssdlite320_mobilenet_v3_large': ({}, 3, 3_440_060),
+    # A body of 308,848, extras of 128 * 64 + 9 * 64 * 128 and norms of 384, and 15 numbers for each of 4 boxes of 577,
+    # 1,153 and 1,153.
+    'ssd_small': ({'num_classes': 10}, 3, 564_132),
     'unet': ({}, 1, 31_030_658),
     'unet_small': ({'num_classes': 11}, 3, 485_243),
 }
@@ -118,12 +140,19 @@ SMALL = {
                                num_heads=2, encoder_layers=1, decoder_layers=2, mlp_dim=8), (24, 32)),
     'retinanet': (functools.partial(models.MODELS['retinanet_small'], width=4, num_classes=2, convs=1), (32, 48)),
     'fcos': (functools.partial(models.MODELS['fcos_small'], width=4, num_classes=2, convs=1), (32, 48)),
+    'faster r-cnn': (functools.partial(models.MODELS['fasterrcnn_small'], width=4, num_classes=2, hidden=8, pool_size=2,
+                                       post_nms=(8, 8)), (32, 48)),
+    'ssd': (functools.partial(models.MODELS['ssd_small'], width=4, num_classes=2), (32, 48)),
+    'ssd lite': (lambda **options: SSD(
+        MobileNetV3((Row(3, 16, 8, True, False, 2), Row(5, 24, 8, False, True, 1)), 16, num_classes=0, **options),
+        ('features_2_block_0', 'features_3'), 2, (Extra(8),), (0.2, 0.4, 0.6, 0.8), ((2,),) * 3, lite=True,
+        l2_scale=20.0, **options), (16, 24)),
     'unet': (functools.partial(UNet, width=4, depth=1, norm='batch'), (16, 24)),
     'unet strided': (functools.partial(UNet, width=4, depth=1, norm='batch', stem_stride=2), (16, 24)),
 }
 NORMED = ('resnet basic', 'densenet', 'shufflenet', 'regnet', 'vgg', 'googlenet', 'inception v3',
           'mobilenet v1', 'mobilenet v2', 'mobilenet v3', 'mnasnet', 'efficientnet', 'maxvit', 'yolov1',
-          'yolov2', 'yolov3', 'retinanet', 'unet strided')
+          'yolov2', 'yolov3', 'retinanet', 'ssd', 'faster r-cnn', 'unet strided')
 
 
 def count(tree) -> int:
@@ -142,7 +171,7 @@ def small(name: str):
 def test_every_model_has_exactly_the_parameters_of_its_row(name):
   options, channels, parameters = COUNTS[name]
   model = models.create(name, **options)
-  variables = drawn.shapes(model, 1, *getattr(model, 'canvas', (64, 64)), channels)[1]
+  variables = drawn.shapes(model, 1, *(getattr(model, 'canvas', None) or (64, 64)), channels)[1]
   assert count(variables['params']) == parameters
 
 
@@ -164,7 +193,8 @@ def test_bfloat16_keeps_float32_parameters_statistics_and_results(name):
 
   results, variables = jax.eval_shape(run, jax.random.key(0), jnp.zeros((2, *size, 3)))
   between = variables.pop('intermediates')
-  assert {leaf.dtype for leaf in jax.tree.leaves((results, variables))} == {jnp.dtype('float32')}
+  # What says which slots of a result are real is bool.
+  assert {leaf.dtype for leaf in jax.tree.leaves((results, variables))} - {jnp.dtype(bool)} == {jnp.dtype('float32')}
   # What the network computes in between has the compute dtype.
   assert len(jax.tree.leaves(between)) >= 4
   assert {leaf.dtype for leaf in jax.tree.leaves(between)} == {jnp.dtype('bfloat16')}

@@ -35,5 +35,16 @@ def test_a_model_has_the_published_figures_and_its_line_in_the_document(name):
   assert zoo.row(name) in document(), 'python experiments/summary.py --table > docs/models.md'
 
 
-def test_the_document_has_every_model_once_and_in_the_order_of_the_table():
-  assert [line.split('`')[1] for line in document() if line.startswith('| `')] == list(models.names())
+def test_the_document_has_every_model_once_in_the_order_of_the_table_and_detectors_apart():
+  names = sorted(models.names(), key=zoo.is_detector)  # which keeps the order otherwise
+  assert [line.split('`')[1] for line in document() if line.startswith('| `')] == names
+
+
+@pytest.mark.parametrize(('name', 'parameters', 'statistics'), [
+    ('retinanet_resnet50_fpn', 34_014_999, 53_120), ('fcos_resnet50_fpn', 32_269_600, 53_120),
+    ('fasterrcnn_resnet50_fpn', 41_755_286, 53_120), ('fasterrcnn_mobilenet_v3_large_fpn', 19_386_354, 24_400),
+    ('yolov2', 50_942_217, 20_672)])
+def test_a_detector_s_line_tells_what_a_published_count_leaves_out(name, parameters, statistics):
+  cells = [cell.replace(',', '') for cell in zoo.row(name).split(' | ')]
+  # A norm has as many scales and biases as means and variances; torchvision's count has neither.
+  assert tuple(map(int, cells[3:6])) == (parameters + statistics, statistics, statistics)

@@ -55,6 +55,17 @@ def test_default_boxes_that_are_not_cut_may_be_larger_than_the_canvas():
   np.testing.assert_allclose(ops.ssd_default_boxes(**options)[2], [-20, 12, 60, 28], rtol=1e-6)
 
 
+def test_default_boxes_without_strides_lie_evenly_and_may_be_square_in_pixels():
+  options = {'canvas': (40, 90), 'grids': ((2, 3),), 'scales': (0.5, 2.0), 'ratios': ((4,),)}
+  boxes = np.asarray(ops.ssd_default_boxes(**options)).reshape(2, 3, 4, 4)
+  centres = (boxes[..., :2] + boxes[..., 2:]) / 2
+  np.testing.assert_allclose(centres[:, :, 0], [[[15, 10], [45, 10], [75, 10]], [[15, 30], [45, 30], [75, 30]]])
+  # Square, square of sqrt(0.5 * 2), wide (0.5 * 2 cut to 1, 0.5 / 2) and tall, as shares of width and of height.
+  np.testing.assert_allclose(boxes[0, 0, :, 2:] - boxes[0, 0, :, :2], [[45, 20], [90, 40], [90, 10], [22.5, 40]])
+  square = np.asarray(ops.ssd_default_boxes(square=True, **options))[:4]
+  np.testing.assert_allclose(square[:, 2:] - square[:, :2], [[20, 20], [40, 40], [40, 10], [10, 40]], rtol=1e-6)
+
+
 def test_base_anchors_keep_area_and_ratio():
   boxes = np.asarray(ops.base_anchors(sizes=(10, 24), ratios=(0.5, 1, 3)), np.float64)
   w, h = (boxes[:, 2:] - boxes[:, :2]).T

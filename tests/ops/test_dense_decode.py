@@ -1,4 +1,4 @@
-"""Detections from the outputs of RetinaNet and FCOS, beside torchvision's."""
+"""Detections from the outputs of RetinaNet, FCOS and SSD, beside torchvision's."""
 
 import functools
 
@@ -11,7 +11,8 @@ from tests.golden_files import golden
 from vision_jax import ops
 
 SCRIPT, STORED = golden('dense_decode')
-DECODES = {'retinanet': ops.retinanet_decode, 'fcos': ops.fcos_decode}
+DECODES = {'retinanet': ops.retinanet_decode, 'fcos': ops.fcos_decode, 'ssd': ops.ssd_decode}
+BY_LEVEL = ('retinanet', 'fcos')
 SIZES = np.array(SCRIPT.SIZES)
 every_decode = pytest.mark.parametrize('name', DECODES)
 
@@ -20,7 +21,8 @@ every_decode = pytest.mark.parametrize('name', DECODES)
 def decoder(name, **options):
   """`(outputs, sizes) -> detections`, with the options of the golden arrays."""
   _, anchors, levels = SCRIPT.draw(name)
-  options = {'level_sizes': levels, 'pre_nms': SCRIPT.PRE_NMS, **SCRIPT.OPTIONS[name], **options}
+  levels = {'level_sizes': levels} if name in BY_LEVEL else {}
+  options = {**levels, 'pre_nms': SCRIPT.PRE_NMS, **SCRIPT.OPTIONS[name], **options}
   decode = jax.jit(functools.partial(DECODES[name], anchors=anchors, **options))
   return lambda outputs, sizes: jax.device_get(decode(*outputs, image_size=sizes))
 
@@ -28,6 +30,7 @@ def decoder(name, **options):
 def theirs(name, i):
   """torchvision's detections of an image that have an area."""
   found = {key: STORED[f'{name}/{i}/{key}'] for key in ('boxes', 'scores', 'labels')}
+  found['labels'] = found['labels'] - (name == 'ssd')  # theirs count the background
   sized = (found['boxes'][:, 2:] > found['boxes'][:, :2]).all(1)
   return {key: value[sized] for key, value in found.items()}, sized
 
@@ -52,7 +55,7 @@ def test_the_golden_images_have_boxes_without_area_that_are_dropped():
   assert not all(theirs(name, i)[1].all() for name in DECODES for i in range(2))
 
 
-@every_decode
+@pytest.mark.parametrize('name', BY_LEVEL)
 def test_without_levels_all_pairs_compete_for_the_suppression(name):
   outputs = SCRIPT.draw(name)[0]
   found = decoder(name, level_sizes=None, max_detections=60)(outputs, SIZES)
@@ -82,11 +85,14 @@ def test_no_images_have_no_detections(name):
 @every_decode
 def test_what_does_not_fit_is_refused_in_one_line(name):
   outputs, anchors, levels = SCRIPT.draw(name)
+  levelled = {'level_sizes': levels} if name in BY_LEVEL else {}
   for change, message in (({'anchors': anchors[1:]}, r'anchors \[\d+, 4\]; give \[B, A, K\], \[B, A, 4\] and \[A, 4\]'),
-                          ({'level_sizes': levels[1:]}, r'level_sizes \(\d+, \d+\) for \d+ anchors; they must add up'),
+                          ({'level_sizes': levels[1:]} if levelled else {'logits': outputs[0][..., :1]},
+                           r'level_sizes \(\d+, \d+\) for \d+ anchors; they must add up|give \[B, A, K \+ 1\], the'),
                           ({'image_size': np.ones((3, 2))}, r'image_size \[3, 2\] for 2 images')):
     with pytest.raises(ValueError, match=f'{name}_decode: .*{message}'):
-      DECODES[name](*outputs, **{'anchors': anchors, 'level_sizes': levels, 'image_size': SIZES, **change})
+      first = change.pop('logits', outputs[0])
+      DECODES[name](first, *outputs[1:], **{'anchors': anchors, **levelled, 'image_size': SIZES, **change})
   if name == 'fcos':
     with pytest.raises(ValueError, match='fcos_decode: centerness_logits'):
       ops.fcos_decode(*outputs[:2], outputs[2][:, 1:], anchors=anchors, image_size=SIZES)

@@ -177,11 +177,13 @@ def test_weights_are_loaded_by_their_name_with_what_belongs_to_them(server, monk
   assert model == resnet18(width=4, num_classes=3) and report.head == ('params/fc/bias', 'params/fc/kernel')
 
 
-# The table.
+# The table of classifiers; test_detectors.py has that of detectors.
+
+CLASSIFIERS = tuple(row for row in published() if row.box_ap is None)
 
 
 def test_the_table_holds_115_weights_of_80_models_with_one_default_each():
-  rows = published()
+  rows = CLASSIFIERS
   assert len(rows) == 115 and len({row.model for row in rows}) == 80
   assert len({row.address for row in rows}) == len({row.name for row in rows}) == 115
   assert sorted(row.model for row in rows if row.default) == sorted({row.model for row in rows})
@@ -189,11 +191,16 @@ def test_the_table_holds_115_weights_of_80_models_with_one_default_each():
 
 def test_every_row_has_a_hash_an_address_and_a_preprocessing_that_the_loader_takes():
   for row in published():
-    assert len(row.hash_prefix) >= 8 and row.address.startswith('https://download.pytorch.org/models/')
+    assert len(row.hash_prefix) >= 8 and row.address.startswith((
+        'https://download.pytorch.org/models/', 'https://dl.fbaipublicfiles.com/detr/'))
     options = row.data_options()
-    assert options['resize'][0] in RESIZES and options['canvas'] == (row.crop, row.crop) and row.resize >= row.crop
+    assert options['resize'][0] in RESIZES and options['canvas'] == (row.crop, row.crop)
+    assert row.policy == 'letterbox' or row.resize >= row.crop
     sample = resize_policy(options['resize'])({'image': np.zeros((600, 700, 3), np.uint8)}, options['canvas'])
-    assert sample['image'].shape == (row.crop, row.crop, 3) and sample['image_size'].tolist() == [row.crop] * 2
+    assert sample['image'].shape == (row.crop, row.crop, 3)
+    content = [round(600 * row.resize / 600), round(700 * row.resize / 600)] if row.policy == 'letterbox' else [
+        row.crop] * 2
+    assert sample['image_size'].tolist() == [min(side, row.crop) for side in content]
     assert all(0 < value <= 1 for value in (*row.mean, *row.std))
 
 
@@ -218,7 +225,7 @@ def test_every_row_names_a_model_and_options_that_exist():
 
 @pytest.mark.slow
 def test_every_row_has_as_many_parameters_as_its_model_with_its_options():
-  for row in published():
+  for row in CLASSIFIERS:
     shapes = flat_shapes(models.create(row.model, **row.options))
     assert sum(leaf.size for path, leaf in shapes if path.startswith('params/')) == row.parameters, row.name
 

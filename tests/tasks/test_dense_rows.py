@@ -1,4 +1,4 @@
-"""RetinaNet and FCOS as tasks: they learn from real batches, padding has no effect, options reach loss and decoding."""
+"""RetinaNet, FCOS and SSD as tasks: they learn from real batches, padding has no effect, options arrive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vision_jax.train import step as step_lib
 from vision_jax.train.state import state_shapes, to_host
 
 CLASSES = ClassMap(('a', 'b', 'c'))
-NAMES = ('retinanet', 'fcos')
+NAMES = ('retinanet', 'fcos', 'ssd')
 every_row = pytest.mark.parametrize('name', NAMES)
 
 
@@ -23,7 +23,7 @@ every_row = pytest.mark.parametrize('name', NAMES)
 def experiment(name):
   return build.experiment({
       'task': {'name': name, 'score_threshold': 0.005, 'max_detections': 30},
-      'model': {'name': f'{name}_small', 'width': 4, 'convs': 1},
+      'model': {'name': f'{name}_small', 'width': 4, **({} if name == 'ssd' else {'convs': 1})},
       'data': {'name': 'digit_scenes', 'train_size': 4, 'val_size': 4, 'batch_size': 4, 'canvas': (64, 96),
                'max_objects': 8},
       'optim': {'name': 'sgd', 'lr': 1e-4}, 'train': {'duration': '4 steps'}})
@@ -78,14 +78,29 @@ def test_predictions_are_boxes_inside_the_content_at_most_as_many_as_asked_for(n
 @every_row
 def test_options_reach_the_loss_and_the_decoding_and_have_their_defaults_there_alone(name):
   model = models.create(f'{name}_small', num_classes=3)
-  task = tasks.create(name, model, CLASSES, gamma=1.5, iou_threshold=0.25, voc_ap='eleven')
-  assert dict(task.criterion.options) == {'gamma': 1.5} and dict(task.decode.options) == {'iou_threshold': 0.25}
-  assert len(task.metrics()) == 2
-  assert hash(task) == hash(tasks.create(name, model, CLASSES, gamma=1.5, iou_threshold=0.25, voc_ap='eleven'))
+  given, expected = {'gamma': 1.5}, {'gamma': 1.5}
+  if name == 'ssd':
+    given, expected = {'min_negatives': 5, 'positive_iou': 0.4}, {'min_negatives': 5, 'iou_threshold': 0.4}
+  task, again = (tasks.create(name, model, CLASSES, **given, iou_threshold=0.25, voc_ap='eleven') for _ in range(2))
+  assert dict(task.criterion.options) == expected and dict(task.decode.options) == {'iou_threshold': 0.25}
+  assert len(task.metrics()) == 2 and hash(task) == hash(again)
+
+
+def test_an_image_without_objects_teaches_ssd_only_with_min_negatives():
+  model = models.create('ssd_small', num_classes=3, width=4)
+  anchors = model.anchors((32, 48))
+  outputs = {'logits': np.zeros((1, len(anchors), 4), np.float32), 'deltas': np.zeros((1, len(anchors), 4), np.float32)}
+  batch = {'image': np.zeros((1, 32, 48, 3)), 'boxes': np.zeros((1, 2, 4)), 'labels': np.zeros((1, 2), int),
+           'boxes_valid': np.zeros((1, 2), bool), 'valid': np.ones(1, bool)}
+  criterions = [tasks.create('ssd', model, CLASSES, **options).criterion for options in ({}, {'min_negatives': 7})]
+  quiet, taught = jax.jit(lambda outputs, batch: [c(outputs, batch)['loss_class'] for c in criterions])(outputs, batch)
+  np.testing.assert_allclose((quiet.total, taught.total), (0, 7 * np.log(4)), rtol=1e-6)
+  assert quiet.count == taught.count == 0
 
 
 @every_row
-def test_a_model_with_other_outputs_is_refused_in_one_line(name):
-  other, = set(NAMES) - {name}
-  with pytest.raises(ValueError, match=f'task {name} needs a model with the outputs logits, .* {name}_small; '):
-    tasks.create(name, models.create(f'{other}_small'), CLASSES)
+@pytest.mark.parametrize('other', NAMES)
+def test_a_model_with_other_outputs_is_refused_in_one_line(name, other):
+  if other != name:
+    with pytest.raises(ValueError, match=f'task {name} needs a model with the outputs logits, .* {name}_small; '):
+      tasks.create(name, models.create(f'{other}_small'), CLASSES)

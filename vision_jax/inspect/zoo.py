@@ -1,4 +1,8 @@
-"""All models in one table: where they come from, how large they are, how much they work, which maps they give."""
+"""All models in two tables: where they come from, how large they are, how much they work, which maps they give.
+
+Detectors stand apart, because their parameters are counted in different ways: torchvision and DETR's authors leave out
+the scales and biases of a frozen BatchNorm, and darknet's files hold its statistics too.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +46,15 @@ IMAGES: dict[str, tuple[int, int, int]] = {
     'yolov3_tiny': (416, 416, 3),
     **dict.fromkeys(('detr_resnet50', 'detr_resnet50_dc5', 'detr_resnet101', 'detr_resnet101_dc5',
                      'fcos_resnet50_fpn', 'retinanet_resnet50_fpn'), (800, 1066, 3)),
-    **dict.fromkeys(('detr_small', 'fcos_small', 'retinanet_small', 'yolov1_small', 'yolov2_small', 'yolov3_small'),
-                    (96, 128, 3)),
+    # Anchors want sides that the strides divide.
+    **dict.fromkeys(('fasterrcnn_resnet50_fpn', 'fasterrcnn_mobilenet_v3_large_fpn'), (800, 1056, 3)),
+    'fasterrcnn_mobilenet_v3_large_320_fpn': (320, 416, 3),
+    'fasterrcnn_vgg16': (608, 800, 3),
+    'ssd300_vgg16': (300, 300, 3),
+    'ssd512_vgg16': (512, 512, 3),
+    'ssdlite320_mobilenet_v3_large': (320, 320, 3),
+    **dict.fromkeys(('detr_small', 'fasterrcnn_small', 'fcos_small', 'retinanet_small', 'ssd_small', 'yolov1_small',
+                     'yolov2_small', 'yolov3_small'), (96, 128, 3)),
 }
 # Options without which a model does not take that image, or is not the one of the paper.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -62,6 +73,7 @@ PAPERS: dict[str, tuple[str, str]] = {
     'efficientnet': ('EfficientNet', '1905.11946'),
     'efficientnet_v2': ('EfficientNetV2', '2104.00298'),
     'extraction': ('YOLO', '1506.02640'),
+    'fasterrcnn': ('Faster R-CNN', '1506.01497'),
     'fcos': ('FCOS', '1904.01355'),
     'googlenet': ('GoogLeNet', '1409.4842'),
     'inception_v3': ('Inception v3', '1512.00567'),
@@ -77,6 +89,8 @@ PAPERS: dict[str, tuple[str, str]] = {
     'retinanet': ('RetinaNet', '1708.02002'),
     'shufflenet_v2': ('ShuffleNet V2', '1807.11164'),
     'squeezenet': ('SqueezeNet', '1602.07360'),
+    'ssd': ('SSD', '1512.02325'),
+    'ssdlite': ('MobileNetV2', '1801.04381'),
     'swin': ('Swin', '2103.14030'),
     'swin_v2': ('Swin V2', '2111.09883'),
     'unet': ('U-Net', '1505.04597'),
@@ -87,6 +101,7 @@ PAPERS: dict[str, tuple[str, str]] = {
     'yolov2': ('YOLO9000', '1612.08242'),
     'yolov3': ('YOLOv3', '1804.02767'),
 }
+DETECTORS = ('model', 'paper', 'classes', 'parameters', "of them BatchNorm's", 'statistics', 'GMAC', 'GFLOP', 'image')
 HEADER = ('model', 'paper', 'parameters', 'GMAC', 'GFLOP', 'image', 'maps: channels / stride')
 
 
@@ -116,6 +131,16 @@ def paper(name: str) -> str:
   return f'[{title}](https://arxiv.org/abs/{place})' if place[:4].isdigit() else f'{title} ({place})'
 
 
+def is_detector(name: str) -> bool:
+  """Whether the model called `name` finds objects, and stands in the second table.
+
+  >>> is_detector('ssd300_vgg16'), is_detector('vgg16')
+  (True, False)
+  """
+  constructor = find(models.MODELS, 'model', name)
+  return '.detection.' in getattr(constructor, 'func', constructor).__module__
+
+
 @functools.cache
 def sheet(name: str) -> Summary:
   """The summary of the model called `name`, on one image of its size.
@@ -135,12 +160,17 @@ def row(name: str) -> str:
   found = sheet(name)
   height, width, _ = image(name)
   figures = (f'{found.parameters:,}', _thousand_millions(found.multiply_adds), _thousand_millions(found.flops))
-  cells = (f'`{name}`', paper(name), *figures, f'{height} x {width}', ', '.join(map(_map, found.maps)))
-  return f'| {" | ".join(cells)} |'
+  after = (', '.join(map(_map, found.maps)),)
+  if is_detector(name):
+    norms = sum(layer.parameters for layer in found.layers if layer.kind == 'BatchNorm')
+    classes = models.create(name, **OPTIONS.get(name, {})).num_classes
+    figures = (str(classes), figures[0], f'{norms:,}', f'{found.statistics:,}', *figures[1:])
+    after = ()
+  return f'| {" | ".join((f"`{name}`", paper(name), *figures, f"{height} x {width}", *after))} |'
 
 
 def table(names: Iterable[str]) -> str:
-  """The models of these names as a markdown table.
+  """The models of these names as a markdown table; all of them detectors, or none.
 
   >>> head, rule, line = table(['lenet5']).splitlines()
   >>> print(head)
@@ -148,7 +178,10 @@ def table(names: Iterable[str]) -> str:
   >>> line == row('lenet5')
   True
   """
-  return '\n'.join([f'| {" | ".join(HEADER)} |', '|---|---|--:|--:|--:|---|---|', *map(row, names)])
+  names = tuple(names)
+  header, rule = (DETECTORS, '|---|---|--:|--:|--:|--:|--:|--:|---|') if any(map(is_detector, names)) else (
+      HEADER, '|---|---|--:|--:|--:|---|---|')
+  return '\n'.join([f'| {" | ".join(header)} |', rule, *map(row, names)])
 
 
 def _map(output: Output) -> str:

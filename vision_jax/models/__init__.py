@@ -35,7 +35,7 @@ from vision_jax.models.classification import (
     vit,
 )
 from vision_jax.models.classification.lenet import lenet5, lenet5_original
-from vision_jax.models.detection import detr, fcos, retinanet, yolov1, yolov2, yolov3
+from vision_jax.models.detection import detr, faster_rcnn, fcos, retinanet, ssd, yolov1, yolov2, yolov3
 from vision_jax.models.segmentation.unet import unet, unet_small
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -146,6 +146,15 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     'retinanet_small': retinanet.retinanet_small,
     'fcos_resnet50_fpn': fcos.fcos_resnet50_fpn,
     'fcos_small': fcos.fcos_small,
+    'ssd300_vgg16': ssd.ssd300_vgg16,
+    'ssd512_vgg16': ssd.ssd512_vgg16,
+    'ssdlite320_mobilenet_v3_large': ssd.ssdlite320_mobilenet_v3_large,
+    'ssd_small': ssd.ssd_small,
+    'fasterrcnn_resnet50_fpn': faster_rcnn.fasterrcnn_resnet50_fpn,
+    'fasterrcnn_mobilenet_v3_large_fpn': faster_rcnn.fasterrcnn_mobilenet_v3_large_fpn,
+    'fasterrcnn_mobilenet_v3_large_320_fpn': faster_rcnn.fasterrcnn_mobilenet_v3_large_320_fpn,
+    'fasterrcnn_vgg16': faster_rcnn.fasterrcnn_vgg16,
+    'fasterrcnn_small': faster_rcnn.fasterrcnn_small,
     'unet': unet,
     'unet_small': unet_small,
 }

@@ -395,9 +395,10 @@ def make_norm(kind: str, features: int, *, train: bool = False, dtype: Any = jnp
 
   Args:
     kind: 'batch' normalises over the batch in training, and by running statistics otherwise; 'frozen' is 'batch' in
-      test mode whatever `train` says, so its statistics never change; 'sync' is 'batch' over all devices of the
-      mapped axis 'devices', or of the axis NAME in 'sync:NAME'; 'group' has 32 groups (fewer where 32 do not divide the
-      channels into at least two each); 'layer' normalises the channels of each pixel; 'none' does nothing.
+      test mode whatever `train` says, so its statistics never change, and 'frozen:EPS' has an eps of its own;
+      'sync' is 'batch' over all devices of the mapped axis 'devices', or of the axis NAME in 'sync:NAME'; 'group' has
+      32 groups (fewer where 32 do not divide the channels into at least two each); 'layer' normalises the channels of
+      each pixel; 'none' does nothing.
     features: channels of what will be normalised.
     train: whether 'batch' and 'sync' use, and update, the statistics of the batch.
     dtype: the compute dtype.
@@ -410,7 +411,7 @@ def make_norm(kind: str, features: int, *, train: bool = False, dtype: Any = jnp
     A Linen module `[..., C] -> [..., C]`.
 
   Raises:
-    ValueError: an unknown kind.
+    ValueError: an unknown kind, or an EPS that is no number of 0 or more.
 
   Sergey Ioffe and Christian Szegedy, Batch Normalization, arXiv 1502.03167; Yuxin Wu and Kaiming He, Group
   Normalization, arXiv 1803.08494; Jimmy Ba et al., Layer Normalization, arXiv 1607.06450.
@@ -421,9 +422,12 @@ def make_norm(kind: str, features: int, *, train: bool = False, dtype: Any = jnp
   >>> jax.eval_shape(layer.init_with_output, jax.random.key(0), jnp.ones((1, 2, 2, 48)))[0].shape, layer.num_groups
   ((1, 2, 2, 48), 24)
   """
-  kind, _, axis = kind.partition(':')
-  if kind not in NORMS or (axis and kind != 'sync'):
-    raise ValueError(f'unknown norm {kind + ":" * bool(axis) + axis!r}; known: {", ".join(NORMS)}, sync:AXIS')
+  kind, _, own = kind.partition(':')
+  if kind not in NORMS or (own and kind not in ('sync', 'frozen')):
+    raise ValueError(f'unknown norm {kind + ":" * bool(own) + own!r}; known: {", ".join(NORMS)}, sync:AXIS, '
+                     'frozen:EPS')
+  if kind == 'frozen' and own:
+    eps = _own_eps(own)
   if kind == 'none':
     return Identity(name=name)
   common = {'epsilon': eps, 'dtype': jnp.dtype(dtype), 'scale_init': scale_init, 'name': name}
@@ -433,7 +437,19 @@ def make_norm(kind: str, features: int, *, train: bool = False, dtype: Any = jnp
     groups = max(g for g in range(1, 33) if features % g == 0 and (g == 1 or features >= 2 * g))
     return nn.GroupNorm(groups, **common)
   return BatchNorm(train=train and kind != 'frozen', momentum=momentum,
-                   axis_name=(axis or SYNC_AXIS) if kind == 'sync' else None, **common)
+                   axis_name=(own or SYNC_AXIS) if kind == 'sync' else None, **common)
+
+
+def _own_eps(text: str) -> float:
+  """The EPS of 'frozen:EPS'."""
+  try:
+    eps = float(text)
+  except ValueError:
+    eps = -1.0
+  if not 0 <= eps < math.inf:
+    raise ValueError(f"norm 'frozen:{text}': {text!r} is no number of 0 or more; torchvision's oldest detectors have "
+                     "'frozen:0', its others 'frozen'")
+  return eps
 
 
 def leaky_relu(x: Array) -> Array:

@@ -174,18 +174,21 @@ def fcos_anchors(*, canvas: tuple[int, int], grids: tuple) -> Array:
   return _pyramid('fcos_anchors', canvas, grids, FCOS_SIZES, (1.0,), True)
 
 
-def ssd_default_boxes(*, canvas: tuple[int, int], grids: tuple, strides: tuple, scales: tuple[float, ...],
-                      ratios: tuple, clip: bool = True) -> Array:
+def ssd_default_boxes(*, canvas: tuple[int, int], grids: tuple, strides: tuple | None = None,
+                      scales: tuple[float, ...], ratios: tuple, clip: bool = True, square: bool = False) -> Array:
   """SSD's default boxes: in each cell two squares, and for each ratio a wide box and a tall one.
 
   Args:
     canvas: (h, w) of the network's input.
     grids: for each level (h, w) of its feature map.
     strides: for each level the pixels from one cell's centre to the next; the first centre lies half a stride inside.
+      When left out, canvas / grid for each axis, as in SSDLite.
     scales: for each level the side of its square as a share of the canvas, and one more for the second square of the
       last level: the second is the geometric mean of a level's scale and the next.
     ratios: for each level the long side over the short one of its other boxes.
     clip: cut widths and heights to the canvas's; centres stay, so boxes still reach over the border.
+    square: on a canvas that is not square, shares are of its shorter side, so that squares are squares in pixels; when
+      False widths are shares of its width and heights of its height, as in torchvision.
 
   Returns:
     float32 [S, 4] xyxy in canvas pixels, S = sum of h * w * (2 + 2 * ratios): 8,732 with `SSD300` and 24,564 with
@@ -201,17 +204,20 @@ def ssd_default_boxes(*, canvas: tuple[int, int], grids: tuple, strides: tuple, 
   >>> ssd_default_boxes(**SSD300).shape
   (8732, 4)
   """
+  given = tuple((canvas[0] / h, canvas[1] / w) for h, w in grids) if strides is None else strides
+  strides = tuple(stride if isinstance(stride, tuple) else (stride, stride) for stride in given)
   counts = len(grids), len(strides), len(ratios), len(scales) - 1
   if len(set(counts)) != 1:
     raise ValueError(f'ssd_default_boxes: {counts[0]} grids, {counts[1]} strides, {counts[2]} ratios, {len(scales)} '
                      'scales; give as many of each, and one scale more')
+  size = np.array((canvas[1], canvas[0]))
   levels = []
-  for level, ((h, w), stride) in enumerate(zip(grids, strides, strict=True)):
-    centres = _lattice((np.arange(h) + 0.5) * stride, (np.arange(w) + 0.5) * stride)
-    shapes = _ssd_shapes(scales[level], scales[level + 1], ratios[level])
-    half = (np.minimum(shapes, 1) if clip else shapes) * (canvas[1], canvas[0]) / 2
+  for level, ((h, w), (down, across)) in enumerate(zip(grids, strides, strict=True)):
+    centres = _lattice((np.arange(h) + 0.5) * down, (np.arange(w) + 0.5) * across)
+    sides = _ssd_shapes(scales[level], scales[level + 1], ratios[level]) * (min(canvas) if square else size)
+    half = (np.minimum(sides, size) if clip else sides) / 2
     levels.append((centres[:, None] + np.concatenate([-half, half], axis=1).astype(np.float32)).reshape(-1, 4))
-  return jnp.concatenate(levels)
+  return jnp.asarray(np.concatenate(levels))
 
 
 class KmeansAnchors(NamedTuple):
@@ -295,7 +301,7 @@ def _pyramid(where: str, canvas: tuple[int, int], grids: tuple, sizes: tuple, ra
     corners = _lattice(np.arange(h) * (canvas[0] // h), np.arange(w) * (canvas[1] // w))
     anchors = corners[:, None] + _base_anchors(level_sizes, ratios, rounded)
     levels.append(anchors.reshape(-1, 4))
-  return jnp.concatenate(levels)
+  return jnp.asarray(np.concatenate(levels))
 
 
 def _base_anchors(sizes: tuple[float, ...], ratios: tuple[float, ...], rounded: bool) -> np.ndarray:
@@ -307,12 +313,10 @@ def _base_anchors(sizes: tuple[float, ...], ratios: tuple[float, ...], rounded: 
   return np.concatenate([-half, half], axis=1)
 
 
-def _lattice(ys: np.ndarray, xs: np.ndarray) -> Array:
+def _lattice(ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
   """(x, y, x, y) of every point, row by row: float32 [h * w, 4]."""
-  shape = len(ys), len(xs)
-  x = jnp.broadcast_to(jnp.asarray(xs, jnp.float32), shape)
-  y = jnp.broadcast_to(jnp.asarray(ys, jnp.float32)[:, None], shape)
-  return jnp.stack([x, y, x, y], axis=-1).reshape(-1, 4)
+  y, x = np.meshgrid(np.asarray(ys, np.float32), np.asarray(xs, np.float32), indexing='ij')
+  return np.stack([x, y, x, y], axis=-1).reshape(-1, 4)
 
 
 def _ssd_shapes(scale: float, next_scale: float, ratios: tuple[float, ...]) -> np.ndarray:

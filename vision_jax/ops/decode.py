@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vision_jax.conventions import Array
-from vision_jax.ops.arrays import at_least_float32, pick
+from vision_jax.ops.arrays import as_valid, at_least_float32, pick
 from vision_jax.ops.boxes import box_area, clip_boxes, cxcywh_to_xyxy
 from vision_jax.ops.deltas import decode_deltas, decode_distances
 from vision_jax.ops.nms import class_aware_nms
@@ -319,6 +319,179 @@ def fcos_decode(logits: Array, distances: Array, centerness_logits: Array, *, an
   return _class_by_class(boxes, scores, labels, image_size, iou_threshold, max_detections)
 
 
+def ssd_decode(logits: Array, deltas: Array, *, anchors: Array, image_size: Array, score_threshold: float = 0.01,
+               iou_threshold: float = 0.45, max_detections: int = 200, pre_nms: int = 400,
+               variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)) -> dict[str, Array]:
+  """The detections in the outputs of an SSD.
+
+  Every (default box, class) pair scores the softmax probability of the class. Of those above the threshold the best
+  `pre_nms` of each class stay; their boxes are cut to the image, and go through non-maximum suppression class by class.
+
+  Args:
+    logits: [B, A, K + 1], softmax classes; the first is the background, and class k stands at k + 1.
+    deltas: [B, A, 4], as in `decode_deltas` with these variances.
+    anchors: [A, 4] xyxy, canvas pixels, such as `ssd_default_boxes` gives.
+    image_size: [B, 2] or [2], (h, w) of the content at the top left of the canvas, pixels.
+    score_threshold: 0..1, pairs that do not exceed it are dropped.
+    iou_threshold: 0..1, of the suppression.
+    max_detections: M, the slots for one image.
+    pre_nms: the most boxes of one class that enter the suppression.
+    variances: four positive numbers, as in `losses.ssd_loss`.
+
+  Returns:
+    `boxes` float32 [B, M, 4] xyxy in canvas pixels inside the content, `scores` float32 [B, M] falling, `labels` int32
+    [B, M], 0..K-1, and `valid` bool [B, M]. Invalid slots come last and hold zeros.
+
+  Raises:
+    ValueError: outputs, default boxes and image sizes do not fit together.
+
+  Reference: Liu et al., SSD, arXiv 1512.02325, section 3.7; numbers before and after the suppression as in torchvision,
+  where the authors' 400 and 200 are.
+  Differs from torchvision: a box without area in the content is dropped, before the suppression.
+
+  >>> anchors = jnp.array([[0, 0, 8, 8], [8, 0, 16, 8.0]])
+  >>> logits = jnp.zeros((1, 2, 3)).at[0, :, 0].set(9).at[0, 1, 2].set(18)
+  >>> decode = jax.jit(functools.partial(ssd_decode, max_detections=2))
+  >>> found = decode(logits, jnp.zeros((1, 2, 4)), anchors=anchors, image_size=jnp.array([16, 12]))
+  >>> found['boxes'][0, 0].tolist(), found['labels'].tolist(), found['valid'].tolist()
+  ([8.0, 0.0, 12.0, 8.0], [[1, 0]], [[True, False]])
+  """
+  _check_dense('ssd_decode', logits, deltas, anchors, None, image_size)
+  if logits.shape[2] < 2:
+    raise ValueError(f'ssd_decode: logits {list(logits.shape)}; give [B, A, K + 1], the first being the background')
+  likely = jnp.moveaxis(jax.nn.softmax(at_least_float32(logits))[..., 1:], 2, 1)
+  images, classes, boxes = likely.shape
+  best, places = jax.lax.top_k(jnp.where(likely > score_threshold, likely, -jnp.inf), min(pre_nms, boxes))
+  labels = jnp.broadcast_to(jnp.arange(classes, dtype=jnp.int32)[:, None], best.shape)
+  best, places, labels = (values.reshape(images, classes * best.shape[2]) for values in (best, places, labels))
+  boxes = _taken(decode_deltas(deltas, anchors, variances=variances), places)
+  return _class_by_class(boxes, best, labels, image_size, iou_threshold, max_detections)
+
+
+def rpn_proposals(objectness: Array, deltas: Array, *, anchors: Array, image_size: Array,
+                  level_sizes: tuple[int, ...] | None = None, pre_nms: int = 1000, post_nms: int = 1000,
+                  iou_threshold: float = 0.7, score_threshold: float = 0.0,
+                  min_size: float = 1e-3) -> dict[str, Array]:
+  """The regions that a region proposal network proposes.
+
+  The best `pre_nms` anchors of each level become boxes, which are cut to the image; those that are large and likely
+  enough go through non-maximum suppression level by level, and the best `post_nms` of all levels stay.
+
+  Args:
+    objectness: [B, A] logits; a NaN is never proposed.
+    deltas: [B, A, 4], as in `decode_deltas` without variances.
+    anchors: [A, 4] xyxy, canvas pixels, such as `rpn_anchors` gives.
+    image_size: [B, 2] or [2], (h, w) of the content at the top left of the canvas, pixels.
+    level_sizes: how many of the anchors belong to each level, in their order; one level when left out.
+    pre_nms: the most anchors of one level that enter the suppression.
+    post_nms: the most boxes that stay; P is this, or the number of anchors that enter, whichever is less.
+    iou_threshold: 0..1, of the suppression.
+    score_threshold: 0..1, boxes whose sigmoid(objectness) is below it are dropped.
+    min_size: pixels, boxes with a side below it are dropped.
+
+  Returns:
+    `boxes` float32 [B, P, 4] xyxy in canvas pixels inside the content, `scores` float32 [B, P] falling, and `valid`
+    bool [B, P]. Invalid slots come last and hold zeros. Gradients do not pass.
+
+  Raises:
+    ValueError: outputs, anchors, levels and image sizes do not fit together.
+
+  Reference: Ren et al., Faster R-CNN, arXiv 1506.01497, section 3.3; level by level as in torchvision.
+  Differs from the paper: anchors that cross the border are proposed in training too.
+
+  >>> anchors = jnp.array([[0, 0, 8, 8], [0, 0, 8, 7], [8, 0, 16, 8.0]])
+  >>> propose = jax.jit(functools.partial(rpn_proposals, anchors=anchors, post_nms=3))
+  >>> found = propose(jnp.array([[1.0, 2, 0]]), jnp.zeros((1, 3, 4)), image_size=jnp.array([16, 12]))
+  >>> found['boxes'][0].tolist(), found['valid'].tolist()
+  ([[0.0, 0.0, 8.0, 7.0], [8.0, 0.0, 12.0, 8.0], [0.0, 0.0, 0.0, 0.0]], [[True, True, False]])
+  """
+  image_size = jnp.asarray(image_size)
+  _check_dense('rpn_proposals', jnp.asarray(objectness)[..., None], deltas, anchors, level_sizes, image_size)
+  objectness, deltas = jax.lax.stop_gradient((at_least_float32(objectness), at_least_float32(deltas)))
+  logits, places, levels = _best_anchors(objectness, level_sizes, pre_nms)
+  boxes = clip_boxes(decode_deltas(_taken(deltas, places), jnp.asarray(anchors)[places]), image_size)
+  # By probability, as in torchvision: logits from about 17 on are all worth 1 in float32, and tie.
+  scores = jax.nn.sigmoid(logits)
+  wanted = (logits > -jnp.inf) & (scores >= score_threshold) & _large_enough(boxes, min_size)
+  kept, valid = class_aware_nms(boxes, scores, levels, iou_threshold=iou_threshold,
+                                max_outputs=min(post_nms, places.shape[1]), valid=wanted)
+  found = {'boxes': boxes, 'scores': scores}
+  return {name: pick(valid, _taken(values, kept), 0) for name, values in found.items()} | {'valid': valid}
+
+
+def faster_rcnn_decode(logits: Array, deltas: Array, proposals: Array, *, image_size: Array,
+                       score_threshold: float = 0.05, iou_threshold: float = 0.5, max_detections: int = 100,
+                       variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2), min_size: float = 1e-2,
+                       proposals_valid: Array | None = None) -> dict[str, Array]:
+  """The detections in the outputs of the box head of Fast, Faster and Mask R-CNN.
+
+  Every (proposal, class) pair is a box of its own that scores the class's softmax probability. Those above the
+  threshold are cut to the image and go through non-maximum suppression class by class.
+
+  Args:
+    logits: [B, P, K + 1], softmax classes; the first is the background, and class k stands at k + 1.
+    deltas: [B, P, K + 1, 4], for each of these classes, as in `decode_deltas` with these variances.
+    proposals: [B, P, 4] xyxy, canvas pixels.
+    image_size: [B, 2] or [2], (h, w) of the content at the top left of the canvas, pixels.
+    score_threshold: 0..1, pairs that do not exceed it are dropped.
+    iou_threshold: 0..1, of the suppression.
+    max_detections: M, the slots for one image.
+    variances: four positive numbers.
+    min_size: pixels, boxes with a side below it are dropped.
+    proposals_valid: bool [B, P], True for real proposals; all when left out. What the others hold does not matter.
+
+  Returns:
+    `boxes` float32 [B, M, 4] xyxy in canvas pixels inside the content, `scores` float32 [B, M] falling, `labels` int32
+    [B, M] and `valid` bool [B, M]. Invalid slots come last and hold zeros.
+
+  Raises:
+    ValueError: outputs, proposals and image sizes do not fit together.
+
+  Reference: Girshick, Fast R-CNN, arXiv 1504.08083, section 3.1; thresholds and the order of the steps as in
+  torchvision.
+
+  >>> logits, box = jnp.array([[[0, 9.0, 0], [9, 0, 0]]]), jnp.array([[[0, 0, 8, 8], [8, 0, 16, 8.0]]])
+  >>> decode = jax.jit(functools.partial(faster_rcnn_decode, max_detections=2))
+  >>> found = decode(logits, jnp.zeros((1, 2, 3, 4)), box, image_size=jnp.array([16, 6]))
+  >>> found['boxes'][0, 0].tolist(), found['labels'].tolist(), found['valid'].tolist()
+  ([0.0, 0.0, 6.0, 8.0], [[0, 0]], [[True, False]])
+  """
+  logits, deltas, image_size = at_least_float32(logits), at_least_float32(deltas), jnp.asarray(image_size)
+  if logits.ndim != 3 or logits.shape[2] < 2 or deltas.shape != (*logits.shape, 4) or (
+      jnp.shape(proposals) != (*logits.shape[:2], 4)):
+    raise ValueError(f'faster_rcnn_decode: logits {list(logits.shape)}, deltas {list(deltas.shape)}, proposals '
+                     f'{list(jnp.shape(proposals))}; give [B, P, K + 1], [B, P, K + 1, 4] and [B, P, 4]')
+  if image_size.shape not in ((2,), (logits.shape[0], 2)):
+    raise ValueError(f'faster_rcnn_decode: image_size {list(image_size.shape)} for {logits.shape[0]} images; give '
+                     '(h, w) for all, or [B, 2]')
+  valid = as_valid('faster_rcnn_decode', 'proposals_valid', proposals_valid, logits.shape[:2])
+  logits, deltas, proposals = (pick(valid, values, 0) for values in (logits, deltas, proposals))
+  boxes = decode_deltas(deltas[:, :, 1:], proposals[:, :, None], variances=variances)
+  images, regions, classes = boxes.shape[:3]
+  boxes = clip_boxes(boxes.reshape(images, -1, 4), image_size)
+  scores = jax.nn.softmax(logits)[..., 1:]
+  wanted = ((scores > score_threshold) & valid[..., None]).reshape(images, -1) & _large_enough(boxes, min_size)
+  labels = jnp.broadcast_to(jnp.arange(classes, dtype=jnp.int32), (images, regions, classes)).reshape(images, -1)
+  return _class_by_class(boxes, jnp.where(wanted, scores.reshape(images, -1), -jnp.inf), labels, image_size,
+                         iou_threshold, max_detections)
+
+
+def _best_anchors(objectness: Array, level_sizes: tuple[int, ...] | None, count: int) -> tuple[Array, Array, Array]:
+  """The best anchors of each level of [B, A]: their logits, which they are, and their levels, each [B, P]."""
+  start, found = 0, []
+  objectness = jnp.where(jnp.isnan(objectness), -jnp.inf, objectness)
+  for level, size in enumerate((objectness.shape[1],) if level_sizes is None else level_sizes):
+    best, places = jax.lax.top_k(objectness[:, start:start + size], min(count, size))
+    found.append((best, start + places, jnp.full(places.shape, level, jnp.int32)))
+    start += size
+  return tuple(jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+
+
+def _large_enough(boxes: Array, min_size: float) -> Array:
+  """Whether both sides of boxes [..., 4] have so many pixels: [...]."""
+  return (boxes[..., 2:] - boxes[..., :2] >= min_size).all(axis=-1)
+
+
 def _check_dense(where: str, logits: Array, offsets: Array, anchors: Array, level_sizes: tuple[int, ...] | None,
                  image_size: Array) -> None:
   if logits.ndim != 3 or offsets.shape != (*logits.shape[:2], 4) or anchors.shape != offsets.shape[1:]:
@@ -326,9 +499,10 @@ def _check_dense(where: str, logits: Array, offsets: Array, anchors: Array, leve
                      f'{list(anchors.shape)}; give [B, A, K], [B, A, 4] and [A, 4]')
   if level_sizes is not None and sum(level_sizes) != logits.shape[1]:
     raise ValueError(f'{where}: level_sizes {tuple(level_sizes)} for {logits.shape[1]} anchors; they must add up')
-  sizes = jnp.asarray(image_size).shape
-  if sizes not in ((2,), (logits.shape[0], 2)):
-    raise ValueError(f'{where}: image_size {list(sizes)} for {logits.shape[0]} images; give (h, w) for all, or [B, 2]')
+  size = jnp.asarray(image_size).shape
+  if size not in ((2,), (logits.shape[0], 2)):
+    raise ValueError(f'{where}: image_size {list(size)} for {logits.shape[0]} images; give (h, w) for '
+                     'all, or [B, 2]')
 
 
 def _best_of_levels(scores: Array, level_sizes: tuple[int, ...] | None, threshold: float,
@@ -348,7 +522,7 @@ def _best_of_levels(scores: Array, level_sizes: tuple[int, ...] | None, threshol
 
 def _class_by_class(boxes: Array, scores: Array, labels: Array, image_size: Array, iou_threshold: float,
                     max_detections: int) -> dict[str, Array]:
-  """Detections from candidates [B, P], those with a score of -inf being none, in falling scores."""
+  """Detections, in falling scores, from candidates [B, P], those with a score of -inf being none."""
   boxes = clip_boxes(boxes, jnp.asarray(image_size))
   scores = jnp.where(box_area(boxes) > 0, scores, -jnp.inf)
   kept, valid = class_aware_nms(boxes, scores, labels, iou_threshold=iou_threshold, max_outputs=max_detections)

@@ -27,11 +27,14 @@ def buffers(model: nn.Module, flat: Mapping[str, np.ndarray]) -> dict[str, np.nd
   {'bn1.num_batches_tracked': array(0)}
   """
   swin = model if isinstance(model, Swin) else None
+  # torch's detectors have a frozen BatchNorm of their own, without a counter.
+  frozen = str(getattr(getattr(model, 'body', None), 'norm', '')).startswith('frozen')
   found = {}
   for path, array in flat.items():
     module, _, leaf = path.rpartition('/')
     if module.startswith('batch_stats/') and leaf == 'mean':
-      found[_beside(path, 'num_batches_tracked')] = np.zeros((), np.int64)
+      if not frozen:
+        found[_beside(path, 'num_batches_tracked')] = np.zeros((), np.int64)
     elif leaf == 'relative_position_bias_table':
       side = (math.isqrt(len(array)) + 1) // 2  # the table has a row for each of (2 side - 1) ** 2 offsets
       index = relative_position_index((side, side)).astype(np.int64)

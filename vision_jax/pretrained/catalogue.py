@@ -1,6 +1,7 @@
 """Published weights by name: where they are, what belongs to them, and how they get here, checked.
 
-The rows stand in `classification.tsv`, the class names in `imagenet1k.txt`, both from torchvision 0.28's metadata.
+The rows stand in `classification.tsv` and `detection.tsv`, the class names in `imagenet1k.txt` and `coco91.txt`: facts
+of torchvision 0.28's metadata and, for DETR, of its authors.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from typing import Any
 import urllib.error
 import urllib.request
 
-from vision_jax.conventions import find
+from vision_jax.conventions import ClassMap, find
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _ADDRESS = 'https://download.pytorch.org/models/'
-_TABLES = ('classification.tsv',)
+_TABLES = ('classification.tsv', 'detection.tsv')
+_NOTHING = ('N/A', '__background__')  # names of classes that no object has
 _BLOCK = 1 << 20  # bytes
 _PATIENCE = 30  # seconds without a byte
 _HASH = re.compile(r'-([0-9a-f]{8,64})\.\w+$')
@@ -39,17 +41,19 @@ class Published:
     weights: the name of these weights among those of the model.
     default: whether they are what 'DEFAULT' means.
     address: from where they are downloaded.
-    parameters: how many numbers the model has with them.
-    gmacs: billions of multiply-adds at their image size.
+    parameters: how many numbers the model has with them, the scales and biases of frozen BatchNorm aside.
+    gmacs: billions of multiply-adds at their image size; None: not published.
     megabytes: of the file, in units of 2 ** 20 bytes.
     top1, top5: accuracy on ImageNet's validation images in per cent, at the resize and crop below; None: not measured.
     resize: pixels of the shorter side after the resize.
-    crop: pixels of the centre crop's sides.
+    crop: pixels of the centre crop's sides, or of the canvas'.
     interpolation: of the resize.
     mean, std: of the three channels of an image in 0..1.
     options: of the model, which these weights ask for.
     categories_of: the name of the list of class names; '' where the head has none.
     licence: an address, where these weights have one of their own.
+    box_ap: of a detector, its AP on COCO's validation images of 2017 in per cent.
+    policy: of the loader's resize: 'resize_crop', 'letterbox' or 'warp'.
   """
 
   model: str
@@ -57,7 +61,7 @@ class Published:
   default: bool
   address: str
   parameters: int
-  gmacs: float
+  gmacs: float | None
   megabytes: float
   top1: float | None
   top5: float | None
@@ -69,6 +73,8 @@ class Published:
   options: Any = dataclasses.field(default_factory=dict, hash=False)
   categories_of: str = ''
   licence: str = ''
+  box_ap: float | None = None
+  policy: str = 'resize_crop'
 
   @property
   def name(self) -> str:
@@ -87,8 +93,26 @@ class Published:
     return found[1] if found else ''
 
   def categories(self) -> tuple[str, ...]:
-    """The class names in the order of the logits."""
-    return categories(self.categories_of) if self.categories_of else ()
+    """The class names in the order of the logits, or of a detector's labels.
+
+    A list may begin with a background that is no label: where the model has one class less.
+    """
+    names = categories(self.categories_of) if self.categories_of else ()
+    return names[-self.options.get('num_classes', len(names)):] if names else ()
+
+  def class_map(self) -> ClassMap:
+    """The classes of the head as they stand, with their ids in the list: of a detector COCO's file ids.
+
+    What the list calls N/A, or background, is named after its id too, as every class has a name of its own.
+
+    >>> classes = find_published('fcos_resnet50_fpn:COCO_V1').class_map()
+    >>> classes.names[11:14], classes.ids[11:14]
+    (('fire hydrant', 'N/A 12', 'stop sign'), (11, 12, 13))
+    """
+    names = self.categories()
+    first = len(categories(self.categories_of)) - len(names) if names else 0
+    return ClassMap(tuple(f'{name} {i}' if name in _NOTHING else name for i, name in enumerate(names, first)),
+                    tuple(range(first, first + len(names))))
 
   def data_options(self) -> dict[str, Any]:
     """What `config.data` takes to feed a model with these weights as they were evaluated.
@@ -96,16 +120,17 @@ class Published:
     >>> find_published('resnet50:IMAGENET1K_V2').data_options()['resize']
     ('resize_crop', {'shorter_side': 232, 'interpolation': 'bilinear'})
     """
-    return {'resize': ('resize_crop', {'shorter_side': self.resize, 'interpolation': self.interpolation}),
+    side = {} if self.policy == 'warp' else {'shorter_side': self.resize}
+    return {'resize': (self.policy, {**side, 'interpolation': self.interpolation}),
             'canvas': (self.crop, self.crop), 'mean': self.mean, 'std': self.std}
 
 
 @functools.cache
 def published() -> tuple[Published, ...]:
-  """All published weights that are known, by model.
+  """All published weights that are known, by model: of classifiers, then of detectors.
 
   >>> len(published()), len({row.model for row in published()})
-  (115, 80)
+  (126, 91)
   """
   return tuple(row for table in _TABLES for row in _rows(table))
 
@@ -265,14 +290,19 @@ def _rows(table: str) -> Iterator[Published]:
 
 def _row(cells: dict[str, str]) -> Published:
   options = dict(pair.split('=') for pair in cells['options'].split())
+  file, top1, top5, box_ap = (cells.get(name, '') for name in ('file', 'top1', 'top5', 'box_ap'))
   return Published(
       model=cells['model'], weights=cells['weights'], default=cells['default'] == '*',
-      address=_ADDRESS + cells['file'], parameters=int(cells['parameters']), gmacs=float(cells['gmacs']),
-      megabytes=float(cells['megabytes']), top1=_number(cells['top1']), top5=_number(cells['top5']),
+      address=file if '://' in file else _ADDRESS + file, parameters=int(cells['parameters']),
+      gmacs=_number(cells['gmacs']), megabytes=float(cells['megabytes']), top1=_number(top1), top5=_number(top5),
       resize=int(cells['resize']), crop=int(cells['crop']), interpolation=cells['interpolation'],
       mean=_three(cells['mean']) or IMAGENET_MEAN, std=_three(cells['std']) or IMAGENET_STD,
-      options={key: int(value) if value.isdigit() else value == 'True' for key, value in options.items()},
-      categories_of=cells['categories'], licence=cells['licence'])
+      options={key: _option(value) for key, value in options.items()}, categories_of=cells['categories'],
+      licence=cells['licence'], box_ap=_number(box_ap), policy=cells.get('policy', 'resize_crop'))
+
+
+def _option(cell: str) -> int | bool | str:
+  return int(cell) if cell.isdigit() else {'True': True, 'False': False}.get(cell, cell)
 
 
 def _number(cell: str) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import math
@@ -19,8 +19,9 @@ from vision_jax import models
 from vision_jax.conventions import Variables
 from vision_jax.models.classification.vit import resize_position_embeddings
 from vision_jax.models.layers import pair
-from vision_jax.pretrained import catalogue, names
+from vision_jax.pretrained import catalogue, darknet, names
 from vision_jax.pretrained.buffers import buffers
+from vision_jax.pretrained.heads import pick_classes
 from vision_jax.pretrained.readers import read_state_dict
 
 SHOWN = 4  # names of each kind in a line
@@ -47,7 +48,7 @@ class Report:
     notes: a line each: what was resized, renamed, unpacked, or is not finite.
     published: the row of the catalogue, where the weights have one.
     preprocessing: options of the loader that belong to the weights: `resize`, `canvas`, `mean`, `std`. Empty: unknown.
-    categories: the class names of the weights' head. Empty: unknown.
+    categories: the class names of the head that was loaded. Empty: unknown.
   """
 
   source: str
@@ -75,15 +76,16 @@ class Report:
 
 
 def load(source: str | pathlib.Path, model: nn.Module | str, *, like: Variables | None = None, head: str = 'fit',
-         strict: bool = True, key: jax.Array | None = None, place: str | None = None,
-         progress: bool = True) -> tuple[dict[str, Any], Report]:
-  """A model's variables out of published weights or a file of torch's or safetensors'.
+         strict: bool = True, key: jax.Array | None = None, place: str | None = None, progress: bool = True,
+         classes: Sequence[str] = ()) -> tuple[dict[str, Any], Report]:
+  """A model's variables out of published weights or a file of torch's, safetensors' or darknet's.
 
   Args:
     source: a name such as 'resnet50:IMAGENET1K_V2' or 'resnet50:DEFAULT', which is downloaded once into
-      `cache_folder()`, or the path of a `.pth`, `.pt`, `.bin` or `.safetensors` file.
+      `cache_folder()`, or the path of a `.pth`, `.pt`, `.bin`, `.safetensors` or `.weights` file. A `.weights` file may
+      end before the model does, or go on after it, only with `strict=False`.
     model: a module, or the name of one.
-    like, head, strict, key: as in `from_torch`.
+    like, head, strict, key, classes: as in `from_torch`.
     place: where in a trainer's checkpoint the weights are, such as 'model_ema'; found when left out.
     progress: whether a download shows its bar.
 
@@ -95,17 +97,37 @@ def load(source: str | pathlib.Path, model: nn.Module | str, *, like: Variables 
   """
   published, path = locate(source, progress=progress)
   model = models.create(model) if isinstance(model, str) else model
+  if darknet.is_weights(path):
+    return _from_darknet(model, path, like=like, head=head, strict=strict, key=key)
   state_dict = read_state_dict(path, key=place)
-  variables, report = from_torch(model, state_dict, like=like, head=head, strict=strict, key=key,
+  variables, report = from_torch(model, state_dict, like=like, head=head, strict=strict, key=key, classes=classes,
+                                 categories=published.categories() if published else (),
                                  source=str(path) if published is None else f'{published.name} ({path})')
   if published is None:
     return variables, report
   differ = [f'{name}={value!r}' for name, value in published.options.items()
-            if name != 'image_size' and getattr(model, name, value) != value]
+            if name not in ('image_size', 'num_classes') and _option(model, name, value) != value]
   notes = (*report.notes, *(f'the weights were trained with {option} of the model' for option in differ),
            *([f'these weights have a licence of their own: {published.licence}'] if published.licence else []))
   return variables, dataclasses.replace(report, notes=notes, published=published,
-                                        preprocessing=published.data_options(), categories=published.categories())
+                                        preprocessing=published.data_options())
+
+
+def _option(model: nn.Module, name: str, default: Any) -> Any:
+  """An option of a model; `norm` is one of a detector's body."""
+  return getattr(model, name, getattr(getattr(model, 'body', None), name, default))
+
+
+def _from_darknet(model: nn.Module, path: pathlib.Path, *, strict: bool,
+                  **options: Any) -> tuple[dict[str, Any], Report]:
+  """`load` of a `.weights` file."""
+  if not path.is_file():
+    raise ValueError(f'{path} is no file')
+  headless = getattr(model, 'num_classes', None) == 0  # what the file has after its last layer is the head
+  found, read = darknet.from_darknet(model, path, variables={}, partial=headless or not strict)
+  variables, report = from_variables(model, found, strict=strict, source=str(path), **options)
+  more = [f'{read.unused:,} numbers of the file come after the last layer, and are not used'] if read.unused else []
+  return variables, dataclasses.replace(report, notes=(*report.notes, *more))
 
 
 def locate(source: str | pathlib.Path, *, progress: bool = True) -> tuple[catalogue.Published | None, pathlib.Path]:
@@ -147,8 +169,8 @@ def create(source: str, *, key: jax.Array | None = None, progress: bool = True,
 
 
 def from_torch(model: nn.Module | str, state_dict: Mapping[str, np.ndarray], *, like: Variables | None = None,
-               head: str = 'fit', strict: bool = True, key: jax.Array | None = None,
-               source: str | None = None) -> tuple[dict[str, Any], Report]:
+               head: str = 'fit', strict: bool = True, key: jax.Array | None = None, source: str | None = None,
+               classes: Sequence[str] = (), categories: Sequence[str] = ()) -> tuple[dict[str, Any], Report]:
   """A model's variables out of a torch state dict.
 
   Args:
@@ -161,6 +183,8 @@ def from_torch(model: nn.Module | str, state_dict: Mapping[str, np.ndarray], *, 
     strict: whether anything else that is missing, unexpected or of another shape is an error.
     key: of the initialisation of what is left fresh; `jax.random.key(0)` when left out.
     source: what the report calls the weights.
+    classes, categories: the names of the model's classes and of the weights'. Where both are given, differ, and the
+      weights have all of the model's, a detector's head is put together from theirs by name, and the report says so.
 
   Returns:
     (variables, report): nested dicts of float32 NumPy arrays, by collection, and what was loaded.
@@ -184,17 +208,17 @@ def from_torch(model: nn.Module | str, state_dict: Mapping[str, np.ndarray], *, 
   if renamed:
     notes.append(f'{renamed} names of an older checkpoint were modernised')
   given = {name: array for name, array in given.items() if not names.is_buffer(name)}
-  return _fit(_TORCH, model, given, like=like, head=head, strict=strict, key=key, notes=notes,
-              source=source or getattr(state_dict, 'source', 'a state dict'))
+  return _fit(_TORCH, model, given, like=like, head=head, strict=strict, key=key, notes=notes, classes=classes,
+              categories=categories, source=source or getattr(state_dict, 'source', 'a state dict'))
 
 
 def from_variables(model: nn.Module | str, variables: Variables, *, like: Variables | None = None, head: str = 'fit',
-                   strict: bool = True, key: jax.Array | None = None,
-                   source: str = 'variables') -> tuple[dict[str, Any], Report]:
+                   strict: bool = True, key: jax.Array | None = None, source: str = 'variables',
+                   classes: Sequence[str] = (), categories: Sequence[str] = ()) -> tuple[dict[str, Any], Report]:
   """A model's variables out of those of one like it, a head for another number of classes left fresh.
 
   Args:
-    model, like, head, strict, key, source: as in `from_torch`.
+    model, like, head, strict, key, source, classes, categories: as in `from_torch`.
     variables: by collection, as `init` makes them or a checkpoint holds them.
 
   Returns:
@@ -203,7 +227,8 @@ def from_variables(model: nn.Module | str, variables: Variables, *, like: Variab
   Raises:
     ValueError: as `from_torch`.
   """
-  return _fit(_OURS, model, _flat(variables), like=like, head=head, strict=strict, key=key, source=source)
+  return _fit(_OURS, model, flat_variables(variables), like=like, head=head, strict=strict, key=key, source=source,
+              classes=classes, categories=categories)
 
 
 def to_torch(model: nn.Module | str, variables: Variables) -> dict[str, np.ndarray]:
@@ -217,7 +242,7 @@ def to_torch(model: nn.Module | str, variables: Variables) -> dict[str, np.ndarr
     name -> array in torch's layout, float32, with torch's buffers (`num_batches_tracked` 0), in natural order.
   """
   model = models.create(model) if isinstance(model, str) else model
-  flat = {path: np.asarray(leaf) for path, leaf in _flat(variables).items()}
+  flat = {path: np.asarray(leaf) for path, leaf in flat_variables(variables).items()}
   found = {names.torch_name(path): names.to_torch(path, array) for path, array in flat.items()}
   found |= buffers(model, flat)
   return {name: found[name] for name in sorted(found, key=_natural)}
@@ -230,20 +255,26 @@ class _Layout(NamedTuple):
   name: Callable[[str], str]
   shape: Callable[[str, Iterable[int]], tuple[int, ...]]
   convert: Callable[[str, np.ndarray, Iterable[int]], np.ndarray]
+  features_axis: int  # of a layer's numbers
 
 
-_TORCH = _Layout(names.torch_name, names.torch_shape, names.to_flax)
-_OURS = _Layout(lambda path: path, lambda path, shape: tuple(shape), lambda path, array, shape: array)
+_TORCH = _Layout(names.torch_name, names.torch_shape, names.to_flax, 0)
+_OURS = _Layout(lambda path: path, lambda path, shape: tuple(shape), lambda path, array, shape: array, -1)
 
 
 def _fit(layout: _Layout, model: nn.Module | str, given: Mapping[str, Any], *, like: Variables | None, head: str,
-         strict: bool, key: jax.Array | None, source: str, notes: Iterable[str] = ()) -> tuple[dict[str, Any], Report]:
+         strict: bool, key: jax.Array | None, source: str, notes: Iterable[str] = (), classes: Sequence[str] = (),
+         categories: Sequence[str] = ()) -> tuple[dict[str, Any], Report]:
   """`from_torch` for any layout."""
   if head not in HEADS:
     raise ValueError(f'from_torch: head is {head!r}; it is one of {", ".join(HEADS)}')
   title = model if isinstance(model, str) else type(model).__name__
   model = models.create(model) if isinstance(model, str) else model
-  wanted = _flat(_shapes(model, _image_shape(model)) if like is None else like)
+  wanted = flat_variables(_shapes(model, _image_shape(model)) if like is None else like)
+  if head != 'fresh' and (picked := _picked(layout, wanted, given, tuple(categories), tuple(classes))):
+    notes = [*notes, f'head replaced: {len(classes)} of its {len(categories)} classes were picked by name '
+                     f'({_some(picked)})']
+    given, categories = {**given, **picked}, classes
   arrays, missing, misshapen, notes = _match(layout, model, wanted, given, list(notes))
   unexpected = sorted(given.keys() - {layout.name(path) for path in wanted}, key=_natural)
   heads = extras = frozenset()
@@ -272,7 +303,20 @@ def _fit(layout: _Layout, model: nn.Module | str, given: Mapping[str, Any], *, l
   counted = sum(math.prod(wanted[path].shape) for path in loaded if path.startswith('params/'))
   return nested(arrays), Report(source, title, loaded, counted, tuple(fresh_head),
                                  tuple(path for path in lacking if path not in fresh_head), tuple(unexpected),
-                                 tuple(notes))
+                                 tuple(notes), categories=tuple(categories))
+
+
+def _picked(layout: _Layout, wanted: Mapping[str, Any], given: Mapping[str, np.ndarray], theirs: tuple[str, ...],
+            ours: tuple[str, ...]) -> dict[str, np.ndarray]:
+  """The arrays of a detector's classification layers for our classes, where all of these are among theirs."""
+  if not ours or theirs == ours or not set(ours) <= set(theirs):
+    return {}
+  found = {}
+  for path in wanted:
+    if (name := layout.name(path)) in given:
+      found[name] = pick_classes(names.torch_name(path), np.asarray(given[name]), theirs, ours,
+                                 axis=layout.features_axis)
+  return {name: array for name, array in found.items() if array is not None}
 
 
 def _match(layout: _Layout, model: nn.Module, wanted: Mapping[str, Any], given: Mapping[str, np.ndarray],
@@ -337,14 +381,14 @@ def flat_shapes(model: nn.Module) -> tuple[tuple[str, Any], ...]:
   >>> flat_shapes(models.create('lenet5'))[0]
   ('params/c1/bias', ShapeDtypeStruct(shape=(6,), dtype=float32))
   """
-  return tuple(_flat(_shapes(model, _image_shape(model))).items())
+  return tuple(flat_variables(_shapes(model, _image_shape(model))).items())
 
 
 @functools.lru_cache(maxsize=8)
 def _image_shape(model: nn.Module, channels: int = 3) -> tuple[int, int, int, int]:
   """Of one image that the model accepts."""
-  if hasattr(model, 'image_size'):
-    return 1, *pair(model.image_size), channels
+  if own := getattr(model, 'image_size', None) or getattr(model, 'canvas', None):
+    return 1, *pair(own), channels
   first = None
   for side in _SIDES:
     image = (1, side, side, channels)
@@ -364,7 +408,7 @@ def _image_shape_of(model: nn.Module, wanted: Mapping[str, Any]) -> tuple[int, i
   channels = {3: None, **dict.fromkeys(sorted({shape[-2] for shape in shapes.values() if len(shape) == 4}))}
   for count in channels:
     image = _image_shape(model, count)
-    if {path: leaf.shape for path, leaf in _flat(_shapes(model, image)).items()} == shapes:
+    if {path: leaf.shape for path, leaf in flat_variables(_shapes(model, image)).items()} == shapes:
       return image
   return _image_shape(model)
 
@@ -376,10 +420,10 @@ def _head(model: nn.Module, image: tuple[int, ...]) -> frozenset[str]:
     return frozenset()
   try:
     with_head = model if classes else model.clone(num_classes=1)
-    one, other = (_flat(_shapes(m, image)) for m in (with_head, model.clone(num_classes=classes + 2)))
+    one, other = (flat_variables(_shapes(m, image)) for m in (with_head, model.clone(num_classes=classes + 2)))
   except ValueError:  # a model for its own number of classes only
     return frozenset()
-  own = {} if classes else _flat(_shapes(model, image))
+  own = {} if classes else flat_variables(_shapes(model, image))
   return frozenset(path for path, leaf in one.items()
                    if path not in other or leaf.shape != other[path].shape or (not classes and path not in own))
 
@@ -387,14 +431,14 @@ def _head(model: nn.Module, image: tuple[int, ...]) -> frozenset[str]:
 def _extras(model: nn.Module, image: tuple[int, ...]) -> frozenset[str]:
   """The paths of what the model could have for its training, and has not."""
   off = {name: True for name in _EXTRAS if getattr(model, name, None) is False}
-  return frozenset(_flat(_shapes(model.clone(**off), image))).difference(
-      _flat(_shapes(model, image))) if off else frozenset()
+  return frozenset(flat_variables(_shapes(model.clone(**off), image))).difference(
+      flat_variables(_shapes(model, image))) if off else frozenset()
 
 
 def _draw(model: nn.Module, image: tuple[int, ...], wanted: Mapping[str, Any],
           key: jax.Array) -> dict[str, np.ndarray]:
   """Variables of these shapes as the model initialises them for such images; XLA leaves out all others."""
-  shapes = _flat(_shapes(model, image))
+  shapes = flat_variables(_shapes(model, image))
   other = [f'{path} {tuple(leaf.shape)}' for path, leaf in wanted.items()
            if path not in shapes or shapes[path].shape != tuple(leaf.shape)]
   if other:
@@ -402,7 +446,7 @@ def _draw(model: nn.Module, image: tuple[int, ...], wanted: Mapping[str, Any],
                      f'{" x ".join(map(str, image[1:]))}: {_some(other)}; give `like` as the arrays of model.init')
 
   def draw(key):
-    flat = _flat(model.init(key, jnp.zeros(image)))
+    flat = flat_variables(model.init(key, jnp.zeros(image)))
     return {path: flat[path] for path in wanted}
 
   return {path: np.asarray(leaf) for path, leaf in jax.jit(draw)(key).items()}
@@ -416,8 +460,12 @@ def _initial(leaf: Any) -> np.ndarray | None:
 # Trees and names.
 
 
-def _flat(tree: Any) -> dict[str, Any]:
-  """One entry for each leaf, under its path."""
+def flat_variables(tree: Any) -> dict[str, Any]:
+  """One entry for each leaf of variables by collection, under its path; the inverse of `nested`.
+
+  >>> flat_variables({'params': {'conv1': {'kernel': 1}}})
+  {'params/conv1/kernel': 1}
+  """
   return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf
           for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
@@ -449,4 +497,5 @@ def _some(found: Iterable[str]) -> str:
 def _is_file(source: str | pathlib.Path) -> bool:
   """Whether a source means a file: by what is there, or by its look."""
   text = str(source)
-  return pathlib.Path(source).is_file() or '/' in text or text.endswith(('.pth', '.pt', '.bin', '.safetensors'))
+  return pathlib.Path(source).is_file() or '/' in text or text.endswith(
+      ('.pth', '.pt', '.bin', '.safetensors', '.weights'))

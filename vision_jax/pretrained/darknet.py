@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import functools
 import pathlib
+import re
 import struct
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ EPS = ('inside', 'outside')
 # What our BatchNorm adds to the variance, and what darknet on the CPU adds to its root.
 _INSIDE, _OUTSIDE = 1e-5, 1e-6
 _SIZE = (64, 64)  # of the image that a model's shapes are taken with, where the model has no canvas of its own
+_NAME = re.compile(r'\.(weights|conv\.\d+)$')
 _TRANSPOSING = 1000  # a major or minor version above this says that fully connected kernels are transposed
 
 
@@ -68,6 +70,15 @@ class Piece(NamedTuple):
   @property
   def size(self) -> int:
     return int(np.prod(self.shape))
+
+
+def is_weights(path: str | pathlib.Path) -> bool:
+  """Whether a file's name is one of darknet's: it ends in `.weights`, or in `.conv.N` where it has the first layers.
+
+  >>> is_weights('yolov3.weights'), is_weights('darknet53.conv.74'), is_weights('resnet50.pth')
+  (True, True, False)
+  """
+  return _NAME.search(str(path)) is not None
 
 
 def from_darknet(model: nn.Module, path: str | pathlib.Path, *, variables: Variables | None = None,

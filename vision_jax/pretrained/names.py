@@ -33,7 +33,21 @@ _EXCEPTIONS = tuple((re.compile(pattern), replacement) for pattern, replacement 
     (r'\bln\.(\d)\b', r'ln_\1'),  # their norms
     (r'\b(branch\dx\w+)\.(\d)(?=\.)', r'\1_\2'),  # Inception v3's branch3x3_2
     (r'\b(block\d)\.(\d+)\b', r'\1-\2'),  # RegNet's block1-0
+    (r'\bbackbone\.body\.features\.(?=\d)', 'backbone.body.'),  # detectors' MobileNets: the list itself is the body
     (r'\bin_proj\.(weight|bias)$', r'in_proj_\1'),  # torch's packed attention
+    # SSD's body in pieces. VGG: up to conv4_3, and conv5 as the first of the extra maps.
+    (r'\bbackbone\.trunk\.features\.24\.(weight|bias)$', r'backbone.extra.0.1.\1'),
+    (r'\bbackbone\.trunk\.features\.26\.(weight|bias)$', r'backbone.extra.0.3.\1'),
+    (r'\bbackbone\.trunk\.features\.28\.(weight|bias)$', r'backbone.extra.0.5.\1'),
+    (r'\bbackbone\.trunk\.features\.(\d+)\.(weight|bias)$', r'backbone.features.\1.\2'),
+    # MobileNetV3: up to the expansion of block 13, and from there on.
+    (r'\bbackbone\.trunk\.features\.13\.block\.0\.', 'backbone.features.0.13.'),
+    (r'\bbackbone\.trunk\.features\.13\.block\.', 'backbone.features.1.0.'),
+    (r'\bbackbone\.trunk\.features\.14\.', 'backbone.features.1.1.'),
+    (r'\bbackbone\.trunk\.features\.15\.', 'backbone.features.1.2.'),
+    (r'\bbackbone\.trunk\.features\.16\.', 'backbone.features.1.3.'),
+    (r'\bbackbone\.trunk\.features\.(?=\d+\.)', 'backbone.features.0.'),
+    (r'\b(backbone\.extra(?:\.\d+)+)\.conv\.', r'\1.'),  # what has no norm of its own
 ))
 
 # Names of older checkpoints, and what torchvision calls them today.

@@ -9,14 +9,16 @@ from flax import linen as nn
 from vision_jax.conventions import ClassMap, check_options, find, option_names
 from vision_jax.tasks.base import Task, resolve_weights
 from vision_jax.tasks.classification import Classification, Features
-from vision_jax.tasks.detection import Detection, detr, fcos, retinanet, yolov1, yolov2, yolov3
+from vision_jax.tasks.detection import Detection, detr, fcos, retinanet, ssd, yolov1, yolov2, yolov3
 from vision_jax.tasks.segmentation import Segmentation
+from vision_jax.tasks.two_stage import faster_rcnn
 
 __all__ = ['Classification', 'Detection', 'Features', 'Segmentation', 'Task', 'create', 'names', 'resolve_weights']
 
 TASKS = {'classification': Classification, 'segmentation': Segmentation, 'yolov1': yolov1, 'yolov2': yolov2,
          'yolov3': yolov3,
-         'retinanet': retinanet, 'fcos': fcos, 'detr': detr}
+         'retinanet': retinanet, 'fcos': fcos, 'ssd': ssd, 'detr': detr,
+         'faster_rcnn': faster_rcnn}
 
 
 def names() -> tuple[str, ...]:

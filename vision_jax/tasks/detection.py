@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from flax.core import FrozenDict
 import jax
 
 from vision_jax import losses, metrics, ops
-from vision_jax.conventions import Array, Batch, ClassMap, Term, Variables, option_names
+from vision_jax.conventions import Array, Batch, ClassMap, Term, Variables, option_defaults, option_names
 from vision_jax.tasks import base
 
 
@@ -69,21 +69,50 @@ class Detection:
     call = functools.partial(self.forward, batch=batch, train=False)
     return self.decode(self.module.apply(variables, method=call), batch)
 
+  def assignment(self, variables: Variables, batch: Batch, key: Array) -> dict[str, losses.Roles]:
+    """What the loss of an evaluation takes each prediction for, in each of its stages.
+
+    Raises:
+      ValueError: the criterion does not say.
+    """
+    if not hasattr(self.criterion, 'assignment'):
+      raise ValueError(f'{type(self.criterion).__name__} does not say how it assigns objects; give it a method '
+                       'assignment(outputs, batch) -> {stage: losses.Roles}')
+    call = functools.partial(self.forward, batch=batch, train=False, keys=example_keys(key, batch))
+    return self.criterion.assignment(self.module.apply(variables, method=call), batch)
+
   def metrics(self) -> list[Any]:
     voc = [metrics.VocAP(self.classes, points=self.voc_ap)] if self.voc_ap else []
     return [metrics.DetectionAP(self.classes), *voc]
 
 
+def assign_options(loss: Callable[..., Any], roles: Callable[..., Any] | None, given: Mapping[str, Any]
+                   ) -> dict[str, Any]:
+  """The options of a loss, its defaults among them, that the function that gives its roles takes too."""
+  if roles is None:
+    raise ValueError(f'the row of {loss.__name__} does not say how it assigns objects; give its criterion `roles`')
+  return {name: value for name, value in {**option_defaults(loss), **given}.items()
+          if name in option_names(roles) and name not in ('boxes_valid', 'valid')}
+
+
 @dataclasses.dataclass(frozen=True)
 class Criterion:
-  """A composite loss of (outputs, boxes, labels) with its options, as a function of (outputs, batch); hashable."""
+  """A composite loss of (outputs, boxes, labels) with its options, as a function of (outputs, batch); hashable.
+
+  `roles` has the arguments of the loss, and says what it takes each prediction for.
+  """
 
   loss: Callable[..., dict[str, Term]]
   options: FrozenDict
+  roles: Callable[..., losses.Roles] | None = None
 
   def __call__(self, outputs: Any, batch: Batch) -> dict[str, Term]:
     return self.loss(outputs, batch['boxes'], batch['labels'], boxes_valid=batch['boxes_valid'], valid=batch['valid'],
                      **self.options)
+
+  def assignment(self, outputs: Any, batch: Batch) -> dict[str, losses.Roles]:
+    return {'': self.roles(outputs, batch['boxes'], batch['labels'], boxes_valid=batch['boxes_valid'],
+                           valid=batch['valid'], **assign_options(self.loss, self.roles, self.options))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,17 +135,27 @@ class DenseCriterion:
     loss: of (some outputs, boxes, labels), with the option `anchors`.
     names: of these outputs, in order.
     options: of the loss.
+    roles: has the arguments of the loss, and says what it takes each prediction for.
   """
 
   module: nn.Module
   loss: Callable[..., dict[str, Term]]
   names: tuple[str, ...]
   options: FrozenDict
+  roles: Callable[..., losses.Roles] | None = None
 
   def __call__(self, outputs: dict[str, Array], batch: Batch, keys: Array | None = None) -> dict[str, Term]:
     return self.loss(*(outputs[name] for name in self.names), batch['boxes'], batch['labels'],
                      anchors=self.module.anchors(batch['image'].shape[1:3]), boxes_valid=batch['boxes_valid'],
                      valid=batch['valid'], **self.options)
+
+  def assignment(self, outputs: dict[str, Array], batch: Batch) -> dict[str, losses.Roles]:
+    canvas = batch['image'].shape[1:3]
+    roles = self.roles(*(outputs[name] for name in self.names), batch['boxes'], batch['labels'],
+                       anchors=self.module.anchors(canvas), boxes_valid=batch['boxes_valid'], valid=batch['valid'],
+                       **assign_options(self.loss, self.roles, self.options))
+    levels = self.module.level_sizes(canvas) if hasattr(self.module, 'level_sizes') else ()
+    return {'': roles._replace(levels=tuple(levels))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +199,8 @@ def yolov1(module: nn.Module, classes: ClassMap, *, objectness_target: str | Non
   """
   _require('yolov1', module, ('canvas', 'boxes_per_cell'), 'yolov1_small')
   layout = {'canvas': module.canvas, 'boxes_per_cell': module.boxes_per_cell}
-  criterion = Criterion(losses.yolov1_loss, FrozenDict(layout, **_given(objectness_target=objectness_target)))
+  criterion = Criterion(losses.yolov1_loss, FrozenDict(layout, **_given(objectness_target=objectness_target)),
+                        losses.yolov1.roles)
   decode = Decode(ops.yolov1_decode, FrozenDict(layout, **_given(
       score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections,
       best_class=best_class)))
@@ -188,7 +228,7 @@ def yolov2(module: nn.Module, classes: ClassMap, *, box_loss: str | None = None,
   layout = {'anchors': module.anchors, 'stride': module.stride}
   criterion = Criterion(losses.yolov2_loss, FrozenDict(layout, prior=prior, **_given(
       box_loss=box_loss, small_box_weight=small_box_weight, ignore_threshold=ignore_threshold,
-      objectness_target=objectness_target)))
+      objectness_target=objectness_target)), losses.yolov2.roles)
   decode = Decode(ops.yolov2_decode, FrozenDict(layout, **_given(
       score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections, pre_nms=pre_nms)))
   if weights is None:
@@ -198,15 +238,25 @@ def yolov2(module: nn.Module, classes: ClassMap, *, box_loss: str | None = None,
 
 @dataclasses.dataclass(frozen=True)
 class SetCriterion:
-  """A loss of sets of `logits` and `boxes` with its options, as a function of (outputs, batch); hashable."""
+  """A loss of sets of `logits` and `boxes` with its options, as a function of (outputs, batch); hashable.
+
+  `roles` has the arguments of the loss, and says what it takes each prediction of each decoder layer for.
+  """
 
   loss: Callable[..., dict[str, Term]]
   options: FrozenDict
+  roles: Callable[..., tuple[losses.Roles, ...]] | None = None
 
   def __call__(self, outputs: dict[str, Array], batch: Batch, keys: Array | None = None) -> dict[str, Term]:
     return self.loss(outputs['logits'], outputs['boxes'], batch['boxes'], batch['labels'],
                      image_size=batch['image_size'], boxes_valid=batch['boxes_valid'], valid=batch['valid'],
                      **self.options)
+
+  def assignment(self, outputs: dict[str, Array], batch: Batch) -> dict[str, losses.Roles]:
+    layers = self.roles(outputs['logits'], outputs['boxes'], batch['boxes'], batch['labels'],
+                        image_size=batch['image_size'], boxes_valid=batch['boxes_valid'], valid=batch['valid'],
+                        **assign_options(self.loss, self.roles, self.options))
+    return {f'decoder layer {i}': roles for i, roles in enumerate(layers, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +292,8 @@ def yolov3(module: nn.Module, classes: ClassMap, *, box_loss: str = 'giou', igno
   layout = {'anchors': module.anchors, 'strides': module.strides}
   criterion = Criterion(losses.yolov3_loss, FrozenDict(
       layout, box_loss=box_loss, ignore_threshold=ignore_threshold, objectness_target=objectness_target,
-      extra_match_iou=extra_match_iou, label_smoothing=label_smoothing, match=match, ignore=ignore))
+      extra_match_iou=extra_match_iou, label_smoothing=label_smoothing, match=match, ignore=ignore),
+                        losses.yolov3.roles)
   decode = Decode(ops.yolov3_decode, FrozenDict(layout, **_given(
       score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections)))
   return Detection(module, classes, criterion, decode, weights, voc_ap)
@@ -266,7 +317,7 @@ def retinanet(module: nn.Module, classes: ClassMap, *, positive_iou: float | Non
   names = ('logits', 'deltas')
   _require_outputs('retinanet', module, names, 'retinanet_small')
   criterion = DenseCriterion(module, losses.retinanet_loss, names, _given(
-      positive_iou=positive_iou, negative_iou=negative_iou, alpha=alpha, gamma=gamma))
+      positive_iou=positive_iou, negative_iou=negative_iou, alpha=alpha, gamma=gamma), losses.retinanet.roles)
   decode = DenseDecode(module, ops.retinanet_decode, names, _given(
       score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections, pre_nms=pre_nms))
   return Detection(module, classes, criterion, decode, weights, voc_ap)
@@ -291,8 +342,36 @@ def fcos(module: nn.Module, classes: ClassMap, *, radius: float | None = None, a
   """
   names = ('logits', 'distances', 'centerness')
   _require_outputs('fcos', module, names, 'fcos_small')
-  criterion = DenseCriterion(module, losses.fcos_loss, names, _given(radius=radius, alpha=alpha, gamma=gamma))
+  criterion = DenseCriterion(module, losses.fcos_loss, names, _given(radius=radius, alpha=alpha, gamma=gamma),
+                             losses.fcos.roles)
   decode = DenseDecode(module, ops.fcos_decode, names, _given(
+      score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections, pre_nms=pre_nms))
+  return Detection(module, classes, criterion, decode, weights, voc_ap)
+
+
+def ssd(module: nn.Module, classes: ClassMap, *, positive_iou: float | None = None,
+        negatives_per_positive: float | None = None, min_negatives: int | None = None,
+        score_threshold: float | None = None, iou_threshold: float | None = None, max_detections: int | None = None,
+        pre_nms: int | None = None, voc_ap: str | None = None,
+        weights: tuple[tuple[str, float], ...] = (('loss_class', 1.0), ('loss_box', 1.0))) -> Detection:
+  """SSD (Liu et al., arXiv 1512.02325) on any module with its outputs and default boxes. None means the default.
+
+  Args:
+    module: gives `logits [B, A, K + 1]`, the background first, and `deltas [B, A, 4]`, and has `anchors(canvas)`.
+    classes: the names and file ids of the K classes.
+    positive_iou: `iou_threshold` of `losses.ssd_loss`.
+    negatives_per_positive, min_negatives: see `losses.ssd_loss`; with `min_negatives` an image without objects teaches
+      too.
+    score_threshold, iou_threshold, max_detections, pre_nms: see `ops.ssd_decode`.
+    voc_ap: as in `Detection`.
+    weights: of `loss_class` and `loss_box`.
+  """
+  names = ('logits', 'deltas')
+  _require_outputs('ssd', module, names, 'ssd_small', background=True)
+  criterion = DenseCriterion(module, losses.ssd_loss, names, _given(
+      iou_threshold=positive_iou, negatives_per_positive=negatives_per_positive, min_negatives=min_negatives),
+                             losses.ssd.roles)
+  decode = DenseDecode(module, ops.ssd_decode, names, _given(
       score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections, pre_nms=pre_nms))
   return Detection(module, classes, criterion, decode, weights, voc_ap)
 
@@ -316,7 +395,7 @@ def detr(module: nn.Module, classes: ClassMap, *, class_cost: float | None = Non
     raise ValueError(f'task detr needs a model with queries, such as detr_small; {type(module).__name__} has none')
   criterion = SetCriterion(losses.detr_loss, _given(
       class_cost=class_cost, box_cost=box_cost, giou_cost=giou_cost, class_cost_kind=class_cost_kind,
-      no_object_weight=no_object_weight, solver=solver))
+      no_object_weight=no_object_weight, solver=solver), losses.detr.roles)
   decode = SetDecode(ops.detr_decode, _given(score_threshold=score_threshold, max_detections=max_detections))
   return Detection(module, classes, criterion, decode, weights, voc_ap, forward=on_contents)
 
@@ -334,8 +413,10 @@ def _require(task: str, module: nn.Module, attributes: tuple[str, ...], example:
                      f'{type(module).__name__} has no {", ".join(missing)}')
 
 
-def _require_outputs(task: str, module: nn.Module, outputs: tuple[str, ...], example: str) -> None:
-  """Refuses a module whose outputs bear other names."""
-  if getattr(module, 'outputs', None) != outputs:
-    raise ValueError(f'task {task} needs a model with the outputs {", ".join(outputs)}, such as {example}; '
+def _require_outputs(task: str, module: nn.Module, outputs: tuple[str, ...], example: str, *,
+                     background: bool = False) -> None:
+  """Refuses a module whose outputs bear other names, or whose logits begin with a background where they should not."""
+  if getattr(module, 'outputs', None) != outputs or getattr(module, 'background', False) != background:
+    kind = ' and a background' if background else ''
+    raise ValueError(f'task {task} needs a model with the outputs {", ".join(outputs)}{kind}, such as {example}; '
                      f'{type(module).__name__} has others')

@@ -47,6 +47,7 @@ class VGG(nn.Module):
     hidden: features of the head's two hidden layers.
     dropout: of those features, in training.
     norm: see `layers.make_norm`; 'none' for the paper's networks. The convolutions have a bias with every norm.
+    ceil_mode: whether pools round sizes up, as SSD has it: 75 pixels become 38.
     dtype: the compute dtype.
 
   Returns:
@@ -66,6 +67,7 @@ class VGG(nn.Module):
   hidden: int = 4096
   dropout: float = 0.5
   norm: str = 'none'
+  ceil_mode: bool = False
   dtype: Any = jnp.float32
 
   def setup(self):
@@ -116,7 +118,7 @@ class VGG(nn.Module):
           x = make_norm(self.norm, channels, train=train, dtype=self.dtype, name=f'features_{index}')(x)
         x = maps[f'features_{index + 1}'] = nn.relu(x)
         index += 2
-      x = max_pool(x, 2)
+      x = max_pool(x, 2, ceil_mode=self.ceil_mode)
       index += 1
       stages.append(maps)
     return stages, {f'features_{index - 1}': x}

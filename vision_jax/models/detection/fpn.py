@@ -46,7 +46,7 @@ class Backbone(nn.Module):
 
   Args:
     body: a module with `features(x, train=)`, such as any classifier made with `num_classes=0`.
-    fpn: a `FeaturePyramid`.
+    fpn: a `FeaturePyramid`; None gives the body's maps as they are.
     levels: the names of the maps that the pyramid takes, fine to coarse.
 
   Returns:
@@ -63,15 +63,27 @@ class Backbone(nn.Module):
   """
 
   body: nn.Module
-  fpn: nn.Module
+  fpn: nn.Module | None
   levels: tuple[str, ...]
 
   def __call__(self, x: Array, *, train: bool = False) -> Maps:
-    # The MobileNets and their kin give any block's map, but only when asked.
-    named = 'names' in inspect.signature(self.body.features).parameters
-    maps = self.body.features(x, train=train, **({'names': self.levels} if named else {}))
-    maps = choose_maps({name: (None, value) for name, value in maps.items()}, self.levels)
-    return self.fpn(tuple(maps.values()), train=train)
+    maps = body_maps(self.body, x, self.levels, train=train)
+    return maps if self.fpn is None else self.fpn(maps, train=train)
+
+
+def body_maps(body: nn.Module, x: Array, levels: tuple[str, ...], *, train: bool = False) -> Maps:
+  """The maps of these names that a bound body gives of images.
+
+  Args:
+    body: with `features(x, train=)`.
+    x: `[B, H, W, 3]`.
+    levels: names of its maps.
+    train: as of any module.
+  """
+  # The MobileNets and their kin give any block's map, but only when asked.
+  named = 'names' in inspect.signature(body.features).parameters
+  maps = body.features(x, train=train, **({'names': levels} if named else {}))
+  return tuple(choose_maps({name: (None, value) for name, value in maps.items()}, levels).values())
 
 
 class FeaturePyramid(nn.Module):

@@ -1,0 +1,24 @@
+"""Faster R-CNN on a small Darknet, on scenes of handwritten digits: 0 to 8 of them among clutter.
+
+  python experiments/train.py --config configs/digits_scenes_faster_rcnn.py --workdir runs/faster_rcnn
+
+96 x 128 pixels, ten minutes on 2 CPU cores. Expected on 200 scenes of other writers' digits: AP@.5 of 0.90 or more.
+Measured after 441 steps of a run of 600, two minutes on a busy machine: AP@.5 of 0.69, AP@[.5:.95] of 0.47.
+"""
+
+from ml_collections import config_dict
+
+from configs import common
+
+
+def get_config(variant: str = ''):
+  return common.config(
+      variant,
+      task=dict(name='faster_rcnn', rpn_samples=64, roi_samples=32, score_threshold=0.02, max_detections=50,
+                voc_ap=config_dict.placeholder(str)),
+      model=dict(name='fasterrcnn_small', width=16),
+      data=dict(name='digit_scenes', train_size=120_000, workers=1, batch_size=16, canvas=(96, 128), max_objects=8,
+                mean=(0.2, 0.2, 0.2), std=(0.2, 0.2, 0.2)),
+      optim=dict(name='adamw', lr=4e-3, schedule='cosine', warmup='200 steps', weight_decay=1e-2, clip=10.0),
+      train=dict(duration='3000 steps', eval_every='1000 steps', log_every=100, best='AP', ema_decay=0.998),
+  )
