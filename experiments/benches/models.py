@@ -24,8 +24,7 @@ from vision_jax.inspect import multiply_adds
 
 NAMES = ('resnet50', 'mobilenet_v3_large', 'vit_b_16', 'convnext_tiny')
 GOALS = {('resnet50', 'train'): 1.0}
-LEARNING_RATE, PEAK_SIZE = 0.01, 2048
-Side = Callable[[int], list[float]]
+LEARNING_RATE = 0.01
 
 
 class Ours:
@@ -80,13 +79,6 @@ class Ours:
     return timing.seconds_of(self._turn, calls)
 
 
-def peak(dtype: Any) -> Side:
-  """Times a product of two square matrices, the fastest thing that XLA does."""
-  matrix = jnp.ones((PEAK_SIZE, PEAK_SIZE), dtype)
-  product = jax.jit(jnp.matmul)
-  return lambda calls: timing.seconds_of(lambda: product(matrix, matrix), calls)
-
-
 def table(peer_python: str, rounds: int, batch_size: int, size: int) -> None:
   """Prints a row for each model and work; the ratio is to the faster of torch's ways, over turns side by side.
 
@@ -111,27 +103,15 @@ def table(peer_python: str, rounds: int, batch_size: int, size: int) -> None:
         options = {'name': name, 'batch_size': batch_size, 'size': size, 'train': np.array(work == 'train')}
         theirs = [side for peer, channels_last in zip(peers, (False, True) if cpu else (True,), strict=True)
                   for side in peer.prepare('classifier', {**options, 'channels_last': np.array(channels_last)})]
-        times = _alternate([ours.side, peak(dtype), *theirs], rounds)
+        times = timing.alternate([ours.side, timing.peak(dtype), *theirs], rounds)
         print(_row(name, work, ours, times, cpu), flush=True)
   for peer in peers:
     peer.close()
 
 
-def _alternate(sides: list[Side], rounds: int) -> list[list[float]]:
-  """The seconds of each side's turns.
-
-  A turn is two calls, and the second counts, as in training where one step follows another: the first after a pause
-  also pays for memory that the machine has taken back meanwhile (ResNet-50's step then takes 1.6 s instead of 1.1).
-  """
-  for side in sides:
-    side(1)
-  turns = [[side(2)[-1] for side in sides] for _ in range(rounds)]
-  return [list(column) for column in zip(*turns, strict=True)]
-
-
 def _row(name: str, work: str, ours: Ours, times: list[list[float]], cpu: bool) -> str:
   mine, matmul, *theirs = times
-  fastest = statistics.median(matmul) * ours.flops / (2 * PEAK_SIZE ** 3)  # were all of it as fast as that product
+  fastest = statistics.median(matmul) * ours.flops / timing.peak_flops()  # were all of it as fast as that product
   shown = [f'{1e3 * statistics.median(column):.0f}' for column in theirs]
   shown = (['-'] * (2 - len(shown)) if cpu or not shown else ['-']) + shown
   # Of the turns that lay side by side: a machine that others use too is not equally fast in all rounds.

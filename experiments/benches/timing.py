@@ -14,9 +14,11 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 PEER = pathlib.Path(__file__).with_name('torch_peer.py')
+Side = Callable[[int], list[float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +40,13 @@ class Case:
 
 
 class TorchPeer:
-  """torchvision in a Python of its own, which keeps its process so that only the calls are timed."""
+  """torchvision in a Python of its own, which keeps its process so that only the calls are timed.
+
+  `gigabytes` is the most device memory that the last function held; None on a CPU, where torch does not count it.
+  """
 
   def __init__(self, python: str):
-    self.process = None
+    self.process, self.gigabytes = None, None
     try:
       self.process = subprocess.Popen([python, str(PEER)], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                       stderr=subprocess.DEVNULL)
@@ -50,7 +55,7 @@ class TorchPeer:
       self.process = None
       self.about = f'{python} has no torchvision (Debian: apt-get install python3-torchvision); its columns are empty'
 
-  def prepare(self, function: str, arrays: Mapping[str, Any]) -> list[Callable[[int], list[float]]]:
+  def prepare(self, function: str, arrays: Mapping[str, Any]) -> list[Side]:
     """One `times(calls)`, in seconds, of a function of torch_peer.py on these arrays; none where there is no peer."""
     if self.process is None:
       return []
@@ -58,7 +63,12 @@ class TorchPeer:
       np.savez(file, **arrays)
     self._ask({'prepare': function, 'file': file.name})
     pathlib.Path(file.name).unlink()
-    return [lambda calls: self._ask({'calls': calls})['seconds']]
+    return [self._times]
+
+  def _times(self, calls: int) -> list[float]:
+    answer = self._ask({'calls': calls})
+    self.gigabytes = answer['gigabytes']
+    return answer['seconds']
 
   def _ask(self, request: Mapping[str, Any]) -> dict:
     self.process.stdin.write(json.dumps(request) + '\n')
@@ -82,6 +92,34 @@ def seconds_of(function: Callable[[], Any], calls: int) -> list[float]:
     jax.block_until_ready(function())
     times.append(time.perf_counter() - start)
   return times
+
+
+def peak(dtype: Any) -> Side:
+  """Times a product of two square matrices, the fastest thing that XLA does."""
+  matrix = jnp.ones((_peak_size(), _peak_size()), dtype)
+  product = jax.jit(jnp.matmul)
+  return lambda calls: seconds_of(lambda: product(matrix, matrix), calls)
+
+
+def peak_flops() -> int:
+  """The floating point operations of `peak`'s product."""
+  return 2 * _peak_size() ** 3
+
+
+def _peak_size() -> int:
+  return 2048 if jax.default_backend() == 'cpu' else 8192  # 8192: over a millisecond at 800 TFLOP/s
+
+
+def alternate(sides: list[Side], rounds: int) -> list[list[float]]:
+  """The seconds of each side's turns.
+
+  A turn is two calls, and the second counts, as in training where one step follows another: the first after a pause
+  also pays for memory that the machine has taken back meanwhile (ResNet-50's step then takes 1.6 s instead of 1.1).
+  """
+  for side in sides:
+    side(1)
+  turns = [[side(2)[-1] for side in sides] for _ in range(rounds)]
+  return [list(column) for column in zip(*turns, strict=True)]
 
 
 def measure(case: Case, torch: TorchPeer, rounds: int) -> dict[str, float | None]:

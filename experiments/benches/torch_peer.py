@@ -107,6 +107,52 @@ def classifier(name, batch_size, size, train, channels_last):
   return run
 
 
+def detector(name, batch_size, height, width, num_classes, objects):
+  """A step of gradient descent with momentum on images of one size; eager, since what it finds varies in number."""
+  cuda = torch.cuda.is_available()
+  device = torch.device('cuda' if cuda else 'cpu')
+  # So that nothing is resized: SSD300 has no other size than its own.
+  options = {} if name.startswith('ssd') else {'min_size': min(height, width), 'max_size': max(height, width)}
+  make = getattr(torchvision.models.detection, name)
+  model = make(weights=None, weights_backbone=None, num_classes=num_classes, **options)
+  freeze_norms(model)
+  model = model.to(device, memory_format=torch.channels_last).train()
+  images = list(torch.rand(batch_size, 3, height, width, device=device))
+  corners = torch.rand(batch_size, objects, 2, device=device) / 2
+  sizes = torch.tensor([width, height], device=device)
+  boxes = torch.cat([corners, corners + 0.1 + torch.rand(batch_size, objects, 2, device=device) * 0.4], 2)
+  labels = torch.randint(1, num_classes, (batch_size, objects), device=device)
+  targets = [{'boxes': b * sizes.repeat(2), 'labels': l} for b, l in zip(boxes, labels, strict=True)]
+  optimizer = torch.optim.SGD(model.parameters(), 1e-9, momentum=0.9)  # next to nothing, as on our side
+  # XLA does so too. Fresh weights behind frozen norms give gradients so small that a step of RetinaNet took 7.5 s
+  # without it, and 0.9 s with it.
+  torch.set_flush_denormal(True)
+
+  def run():
+    with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+      loss = sum(model(images, targets).values())
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    if cuda:
+      torch.cuda.synchronize()
+
+  return run
+
+
+def freeze_norms(module):
+  """Makes every BatchNorm a frozen one, as detectors have it; torchvision does so only where it loads weights."""
+  for name, child in module.named_children():
+    if isinstance(child, torch.nn.BatchNorm2d):
+      setattr(module, name, torchvision.ops.FrozenBatchNorm2d(child.num_features, eps=child.eps))
+    else:
+      freeze_norms(child)
+
+
+def gigabytes():
+  return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
+
+
 def main():
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   about = f'torchvision {torchvision.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads'
@@ -117,6 +163,10 @@ def main():
     if 'prepare' in request:
       arrays = {name: value.item() if value.ndim == 0 else torch.from_numpy(value)
                 for name, value in np.load(request['file']).items()}
+      run = None  # before the next takes memory
+      if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
       run = globals()[request['prepare']](**arrays)
       print(json.dumps({'ready': True}), flush=True)
       continue
@@ -125,7 +175,7 @@ def main():
       start = time.perf_counter()
       run()
       seconds.append(time.perf_counter() - start)
-    print(json.dumps({'seconds': seconds}), flush=True)
+    print(json.dumps({'seconds': seconds, 'gigabytes': gigabytes()}), flush=True)
 
 
 if __name__ == '__main__':
