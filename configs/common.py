@@ -1,4 +1,6 @@
-"""What every config has, and how `:smoke` shrinks one."""
+"""What every config has, how `:smoke` shrinks one, and variants that are rows of a table."""
+
+from collections.abc import Iterable
 
 from ml_collections import config_dict
 
@@ -39,10 +41,36 @@ def config(variant: str, *, task: dict, model: dict, data: dict, optim: dict, tr
                 'patience': placeholder(int), 'min_delta': placeholder(float), **train},
   }
   if variant == 'smoke':
-    sections['data'].update(train_size=32, val_size=10, batch_size=8)
+    sections['data'].update(_few_images(sections['data']))
     sections['train'].update(duration='4 steps', eval_every='4 steps', log_every=2)
     sections['optim'].update(warmup='1 steps')
-    sections['model'].update(body_weights=placeholder(str))  # which would be downloaded
+    sections['model'].update(weights=placeholder(str), body_weights=placeholder(str))  # which would be downloaded
   result = config_dict.ConfigDict(sections)
   result.lock()
   return result
+
+
+def split(variant: str, rows: Iterable[str], default: str = '') -> tuple[str, str]:
+  """The row and what is left for `config`, out of nothing, 'smoke', 'row' or 'row:smoke'.
+
+  Args:
+    variant: what follows the colon of `--config file.py:variant`.
+    rows: the names that there are.
+    default: the row where none is named.
+  """
+  row, _, smoke = ('', '', variant) if variant == 'smoke' else variant.partition(':')
+  if (row or default) not in rows:
+    raise ValueError(f'unknown variant {row!r} of this config; there are {", ".join(filter(None, rows))}, or none, and '
+                     "':smoke' after each")
+  return row or default, smoke
+
+
+def _few_images(data: dict) -> dict:
+  """The options of `:smoke` for the section data: 4 batches, of small images where the network takes any size."""
+  canvas = data.get('canvas')
+  first = canvas[0] if isinstance(canvas, tuple) and isinstance(canvas[0], tuple) else canvas
+  if not isinstance(first, tuple) or first[0] * first[1] <= 320 * 240:
+    return dict(train_size=32, val_size=10, batch_size=8)
+  few = dict(train_size=8, val_size=2, batch_size=2)
+  # A network that takes warped images was made for this canvas alone.
+  return few if data.get('resize') == 'warp' else dict(few, canvas=tuple(min(side, 256) for side in first))

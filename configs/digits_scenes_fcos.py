@@ -15,8 +15,8 @@ def get_config(variant: str = ''):
       variant,
       task=dict(name='fcos', score_threshold=0.05, voc_ap=config_dict.placeholder(str)),
       model=dict(name='fcos_small', width=16),
-      data=dict(name='digit_scenes', train_size=120_000, workers=1, batch_size=16, canvas=(96, 128), max_objects=8,
+      data=dict(name='digit_scenes', train_size=160_000, workers=1, batch_size=16, canvas=(96, 128), max_objects=8,
                 mean=(0.2, 0.2, 0.2), std=(0.2, 0.2, 0.2)),
       optim=dict(name='adamw', lr=4e-3, schedule='cosine', warmup='200 steps', weight_decay=1e-2, clip=10.0),
-      train=dict(duration='4500 steps', eval_every='1500 steps', log_every=100, best='AP', ema_decay=0.998),
+      train=dict(duration='6300 steps', eval_every='2100 steps', log_every=100, best='AP', ema_decay=0.998),
   )

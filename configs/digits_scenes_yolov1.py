@@ -25,5 +25,5 @@ def get_config(variant: str = ''):
                 mean=(0.2, 0.2, 0.2), std=(0.2, 0.2, 0.2)),
       optim=dict(name='adamw', lr=1e-2, schedule='cosine', warmup='200 steps', weight_decay=1e-2, clip=10.0,
                  rules=(('fc1', dict(lr=0.05)),)),
-      train=dict(duration='8000 steps', eval_every='2000 steps', log_every=100, best='AP', ema_decay=0.998),
+      train=dict(duration='10500 steps', eval_every='3500 steps', log_every=100, best='AP', ema_decay=0.998),
   )

@@ -36,10 +36,7 @@ RECIPES = {
 
 
 def get_config(variant: str = ''):
-  recipe, _, smoke = ('', '', variant) if variant == 'smoke' else variant.partition(':')
-  if recipe not in RECIPES:
-    raise ValueError(f'unknown variant {recipe!r} of this config; there are {", ".join(filter(None, RECIPES))}, or '
-                     "none, and ':smoke' after each")
+  recipe, smoke = common.split(variant, RECIPES)
   placeholder = config_dict.placeholder
   # The tenth comes when the body thaws; so both stand in epochs of the same 20.
   schedule = dict(schedule='step', boundaries=(0.3,)) if recipe == 'head_then_all' else dict(schedule='cosine')

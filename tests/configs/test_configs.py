@@ -16,7 +16,7 @@ from vision_jax.train.state import state_shapes
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 CONFIGS = sorted(path.stem for path in FOLDER.glob('*.py') if path.stem != 'common')
-OF_PAPERS = ('coco_', 'voc_')  # detectors' recipes on data that is not here; test_*_papers.py trace them
+OF_PAPERS = ('coco_', 'voc_', 'bccd')  # detectors on data that is not here; test_detector_recipes.py traces them
 
 
 def load(name, variant=''):

@@ -96,7 +96,16 @@ def test_predict_writes_json_and_pictures_at_original_size(trained, photos, tmp_
   else:
     assert sizes['0000_colour.png'] == (90, 50)
     assert sizes['0001_grey.png'] == (70, 120)
-  if name == 'digits_scenes_yolo':
+  numbered = ('predict', '--workdir', folder, '--input', photos, '--output', tmp_path / 'numbered', '--coco',
+              tmp_path / 'photos.json')
+  images = [{'id': 7, 'file_name': 'grey.png'}, {'id': 5, 'file_name': 'colour.jpg'}]
+  (tmp_path / 'photos.json').write_text(json.dumps({'images': images}))
+  if name != 'digits_scenes_yolo':
+    assert '--coco numbers the images of detections; this run is for ' in complaint(program(*numbered, code=2))
+  else:
+    program(*numbered)
+    record = json.loads((tmp_path / 'numbered' / 'predictions.json').read_text())
+    assert [(image['id'], image['file_name']) for image in record['images']] == [(5, 'colour.jpg'), (7, 'grey.png')]
     record = json.loads((tmp_path / 'predictions.json').read_text())
     assert record['bbox_format'] == 'xywh'
     assert [image['file_name'] for image in record['images']] == ['colour.jpg', 'grey.png']

@@ -158,6 +158,33 @@ def test_a_batch_without_slots_for_objects_is_all_background(name):
 
 
 @every_loss
+@pytest.mark.parametrize('slots', [3, 0])
+def test_without_anchors_proposals_or_queries_there_is_nothing_to_learn(name, slots):
+  targets = np.ones((2, slots, 4), np.float32) * [1, 1, 9, 9], np.zeros((2, slots), int)
+  none = np.zeros((2, 0), np.float32)
+
+  def total(shift):
+    logits, deltas = shift + np.zeros((2, 0, 4)), shift + np.zeros((2, 0, 4))
+    options = {'anchors': none[0].reshape(0, 4)}
+    if name == 'rpn':
+      terms = losses.rpn_loss(KEY, shift + none, deltas, targets[0], **options)
+    elif name == 'detr':
+      terms = losses.detr_loss(logits[None], deltas[None], *targets, image_size=(16, 16))
+    elif name == 'roi':
+      samples = losses.sample_proposals(KEY, deltas, *targets, size=4, add_ground_truth=False)
+      assert samples.boxes.shape == (2, 4, 4)
+      terms = losses.roi_loss(shift + np.zeros((2, 4, 3)), shift + np.zeros((2, 4, 3, 4)), samples)
+    else:
+      more = (shift + none,) if name == 'fcos' else ()
+      loss = {'retinanet': losses.retinanet_loss, 'ssd': losses.ssd_loss, 'fcos': losses.fcos_loss}[name]
+      terms = loss(logits, deltas, *more, *targets, **options)
+    return sum(worth(terms).values())
+
+  value, gradient = QUICK(jax.value_and_grad(total))(0.0)
+  assert value == gradient == 0
+
+
+@every_loss
 def test_permuted_object_slots_give_the_same_loss(name):
   _, rest = scene(name)
   count = rest['labels'].shape[1]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from vision_jax import losses, ops
+from vision_jax.conventions import option_defaults
 
 PUBLIC = {f'{room.__name__.split(".")[-1]}.{name}': getattr(room, name)
           for room in (ops, losses) for name in room.__all__}
@@ -219,6 +220,31 @@ def test_every_public_docstring_has_its_parts(name):
     assert 'Raises:' in doc
   for parameter in (inspect.signature(FUNCTIONS[name]).parameters if name in FUNCTIONS else ()):
     assert f'  {parameter}: ' in doc, parameter
+
+
+# What the papers or their authors' programs do, where these differ or texts are loose; other readings are options.
+DECIDED = {
+    losses.yolov1_loss: {'boxes_per_cell': 2, 'objectness_target': 'iou'},
+    losses.yolov2_loss: {'box_loss': 'sse', 'small_box_weight': True, 'ignore_threshold': 0.6,
+                         'objectness_target': 'iou', 'prior': False},
+    losses.yolov3_loss: {'box_loss': 'sse', 'match': 'global', 'ignore': 'predicted', 'ignore_threshold': 0.7,
+                         'objectness_target': 'binary', 'label_smoothing': 0, 'extra_match_iou': None},
+    losses.ssd_loss: {'iou_threshold': 0.5, 'negatives_per_positive': 3, 'min_negatives': 0,
+                      'variances': (0.1, 0.1, 0.2, 0.2)},
+    losses.retinanet_loss: {'positive_iou': 0.5, 'negative_iou': 0.4, 'alpha': 0.25, 'gamma': 2},
+    losses.fcos_loss: {'radius': 1.5, 'alpha': 0.25, 'gamma': 2},
+    losses.rpn_loss: {'positive_iou': 0.7, 'negative_iou': 0.3, 'size': 256, 'positive_fraction': 0.5, 'beta': 1 / 9},
+    losses.sample_proposals: {'size': 512, 'positive_fraction': 0.25, 'iou_threshold': 0.5, 'add_ground_truth': True},
+    losses.roi_loss: {'beta': 1 / 9, 'variances': (0.1, 0.1, 0.2, 0.2)},
+    losses.detr_loss: {'class_cost': 1, 'box_cost': 5, 'giou_cost': 2, 'class_cost_kind': 'prob',
+                       'no_object_weight': 0.1, 'solver': 'auto'},
+}
+
+
+@pytest.mark.parametrize(('loss', 'expected'), DECIDED.items(), ids=lambda x: getattr(x, '__name__', ''))
+def test_a_detector_s_loss_has_the_defaults_of_its_original(loss, expected):
+  found = option_defaults(loss)
+  assert {name: value for name, value in found.items() if not name.endswith('valid')} == expected
 
 
 def test_ops_and_losses_need_nothing_but_jax():

@@ -49,20 +49,29 @@ def slow_mlp(x, params):
   return hidden @ params['linear2']['kernel'] + params['linear2']['bias']
 
 
-def slow_transformer(params, tokens, positions, queries, valid):
-  """Layer by layer in float64, as section A.3 of the paper has it."""
+def slow_transformer(params, tokens, positions, queries, valid, pre_norm=False):
+  """Layer by layer in float64, as section A.3 of the paper has it; or with the norms before, as its program can."""
+  def added(x, layer, number, branch):
+    norm = layer[f'norm{number}']
+    return x + branch(slow_norm(x, norm), layer) if pre_norm else slow_norm(x + branch(x, layer), norm)
+
+  def encode(x, layer):
+    return slow_attention(layer['self_attn'], x + positions, x + positions, x, valid)
+
+  def compare(x, layer):
+    return slow_attention(layer['self_attn'], x + queries, x + queries, x, np.ones((B, Q), bool))
+
+  def look(x, layer):
+    return slow_attention(layer['multihead_attn'], x + queries, tokens + positions, tokens, valid)
+
   params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-  for layer in params['encoder'].values():
-    at = tokens + positions
-    tokens = slow_norm(tokens + slow_attention(layer['self_attn'], at, at, tokens, valid), layer['norm1'])
-    tokens = slow_norm(tokens + slow_mlp(tokens, layer), layer['norm2'])
-  decoder, found = dict(params['decoder']), []
-  x, everyone, last = np.zeros((B, Q, E)), np.ones((B, Q), bool), decoder.pop('norm')
+  encoder, decoder, found = dict(params['encoder']), dict(params['decoder']), []
+  after, last, x = encoder.pop('norm', None), decoder.pop('norm'), np.zeros((B, Q, E))
+  for layer in encoder.values():
+    tokens = added(added(tokens, layer, 1, encode), layer, 2, slow_mlp)
+  tokens = slow_norm(tokens, after) if pre_norm else tokens
   for layer in decoder.values():
-    x = slow_norm(x + slow_attention(layer['self_attn'], x + queries, x + queries, x, everyone), layer['norm1'])
-    x = slow_norm(x + slow_attention(layer['multihead_attn'], x + queries, tokens + positions, tokens, valid),
-                  layer['norm2'])
-    x = slow_norm(x + slow_mlp(x, layer), layer['norm3'])
+    x = added(added(added(x, layer, 1, compare), layer, 2, look), layer, 3, slow_mlp)
     found.append(slow_norm(x, last))
   return np.stack(found)
 
@@ -73,6 +82,16 @@ def run_with_gradient(params, tokens, positions, queries):
     answers = TRANSFORMER.apply({'params': inputs[0]}, *inputs[1:], key_valid=VALID)
     return (answers ** 3).sum(), answers
   return jax.value_and_grad(total, (0, 1, 2, 3), has_aux=True)(params, tokens, positions, queries)
+
+
+def test_with_norms_before_the_branches_the_transformer_equals_a_slow_one_too():
+  model, inputs = TRANSFORMER.clone(pre_norm=True), some_inputs()
+  rng, shapes = np.random.default_rng(2), jax.eval_shape(model.init, jax.random.key(0), *inputs)['params']
+  drawn_params = jax.tree.map(lambda leaf: (0.5 * rng.standard_normal(leaf.shape)).astype(np.float32), shapes)
+  found = QUICK(lambda *inputs: model.apply({'params': drawn_params}, *inputs, key_valid=VALID))(*inputs)
+  expected = slow_transformer(drawn_params, *inputs, VALID, pre_norm=True)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)  # of as many sums as without, in float32
+  assert 'norm' in shapes['encoder'] and 'norm' not in params()['encoder']
 
 
 def test_the_transformer_equals_a_slow_one_with_padding():
@@ -195,8 +214,8 @@ def test_the_authors_parameters_are_ours_without_the_frozen_norms():
 
 
 @pytest.mark.parametrize(('change', 'message'), [
-    ({'levels': ('layer2', 'layer3')}, r"2 levels \('layer2', 'layer3'\); give the one"),
-    ({'levels': ('layer9',)}, "no map 'layer9'; it has layer1, layer2, layer3"),
+    ({'levels': ('stage2', 'stage3')}, r"2 levels \('stage2', 'stage3'\); give the one"),
+    ({'levels': ('layer9',)}, "no map 'layer9'; it has stage1, stage2, stage3"),
     ({'hidden_dim': 30}, 'hidden_dim 30 must be a multiple of 4')])
 def test_what_does_not_fit_is_answered_in_one_line(change, message):
   with pytest.raises(ValueError, match=message):
@@ -206,7 +225,7 @@ def test_what_does_not_fit_is_answered_in_one_line(change, message):
 def test_an_unknown_backbone_or_stride_is_answered_with_the_known_ones():
   with pytest.raises(ValueError, match=r"unknown backbone 'vgg16'; known: resnet18, resnet34"):
     models.create('detr_resnet50', backbone='vgg16')
-  with pytest.raises(ValueError, match='detr_small: stride 4; known: 8, 16, 32'):
+  with pytest.raises(ValueError, match='detr_small: stride 4; known: 8, 16'):
     models.create('detr_small', stride=4)
 
 

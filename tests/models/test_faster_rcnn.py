@@ -133,6 +133,15 @@ def test_what_does_not_fit_is_refused_in_one_line():
   model, *_ = small()
   with pytest.raises(ValueError, match=r"pooling 'max' with strides \(8, 16\); give 'align', or 'max' with one stride"):
     drawn.shapes(model.clone(pooling='max', strides=(8, 16)), 1, *CANVAS, 3)
+  for strides in ((8, 32), (6, 12), (16, 8), ()):
+    with pytest.raises(ValueError, match=f'FasterRCNN: strides {re.escape(str(strides))}; give powers of two, each '):
+      drawn.shapes(model.clone(strides=strides), 1, *CANVAS, 3)
+  for name, counts in (('post_nms', 64), ('post_nms', (64, 0)), ('pre_nms', (64,)), ('pre_nms', (0, 1))):
+    message = re.escape(f'FasterRCNN: {name} is {counts}; give two numbers of at least 1, in training and in predicti')
+    with pytest.raises(ValueError, match=message):
+      models.create('fasterrcnn_small', **{name: counts})
+    with pytest.raises(ValueError, match=message):
+      drawn.shapes(model.clone(**{name: counts}), 1, *CANVAS, 3)
   with pytest.raises(ValueError, match=r'FasterRCNN: \[1, 2\] sizes of anchors at the levels; give as many at each'):
     drawn.shapes(model.clone(sizes=((8.0,), (16.0, 20.0))), 1, *CANVAS, 3)
 

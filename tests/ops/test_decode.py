@@ -10,6 +10,22 @@ import pytest
 from tests import oracles
 from tests.ops.test_yolo import ANCHORS, CANVAS, STRIDES, some_outputs
 from vision_jax import ops
+from vision_jax.conventions import option_defaults
+
+# Score and suppression thresholds, the most that enter the suppression, and the most that come out. The YOLOs: with
+# which darknet evaluates (`yolo.c`, `detector.c`), whose lists have no end; the other figures are torchvision's, where
+# a Faster R-CNN lets all regions enter. DETR suppresses nothing and has 100 queries.
+DEFAULTS = {
+    ops.yolov1_decode: (0.001, 0.5, None, 100),
+    ops.yolov2_decode: (0.005, 0.45, 1000, 100),
+    ops.yolov3_decode: (0.005, 0.45, 1000, 100),
+    ops.ssd_decode: (0.01, 0.45, 400, 200),
+    ops.retinanet_decode: (0.05, 0.5, 1000, 300),
+    ops.fcos_decode: (0.2, 0.6, 1000, 100),
+    ops.rpn_proposals: (0.0, 0.7, 1000, 1000),
+    ops.faster_rcnn_decode: (0.05, 0.5, None, 100),
+    ops.detr_decode: (0.0, None, None, 100),
+}
 
 
 @functools.cache
@@ -32,6 +48,19 @@ def expected_detections(outputs, size, *, score_threshold, iou_threshold, limit)
   pairs = [pair for pair in pairs if pair[0] > score_threshold]
   scores, labels, boxes = ([pair[i] for pair in pairs] for i in range(3))
   return [pairs[i] for i in oracles.nms(np.array(boxes).reshape(-1, 4), scores, iou_threshold, labels)[:limit]]
+
+
+@pytest.mark.parametrize(('decode', 'expected'), DEFAULTS.items(), ids=lambda x: getattr(x, '__name__', ''))
+def test_a_decoding_has_the_thresholds_and_numbers_of_its_original(decode, expected):
+  defaults = option_defaults(decode)
+  most = defaults.get('post_nms', defaults.get('max_detections'))
+  assert (*(defaults.get(name) for name in ('score_threshold', 'iou_threshold', 'pre_nms')), most) == expected
+
+
+def test_every_decoding_has_its_defaults_listed():
+  public = {name for name in ops.__all__ if name.endswith('_decode') and 'iou_threshold' in option_defaults(
+      getattr(ops, name))}
+  assert public < {decode.__name__ for decode in DEFAULTS}
 
 
 @pytest.mark.parametrize('limit', [4, 40])

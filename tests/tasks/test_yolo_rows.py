@@ -52,7 +52,12 @@ def test_options_of_losses_and_decoding_can_be_reached_from_the_rows_and_have_th
   assert one.decode.options['best_class'] is False and one.criterion.options['objectness_target'] == 'binary'
   two = tasks.create('yolov2', models.create('yolov2_small', num_classes=3), CLASSES, box_loss='ciou', pre_nms=9)
   assert two.criterion.options['box_loss'] == 'ciou' and two.decode.options['pre_nms'] == 9
-  for row in (one, two):
+  three = tasks.create('yolov3', models.create('yolov3_small', num_classes=3), CLASSES, box_loss='giou', pre_nms=9)
+  assert three.criterion.options['box_loss'] == 'giou' and three.decode.options['pre_nms'] == 9
+  plain = tasks.create('yolov3', three.module, CLASSES)
+  assert set(plain.criterion.options) == set(plain.decode.options) == {'anchors', 'strides'}
+  assert set(dict(plain.weights).values()) == {1}
+  for row in (one, two, three):
     assert 'iou_threshold' not in row.decode.options
   with pytest.raises(ValueError, match='task yolov2 needs a model with anchors, stride, such as yolov2_small'):
     tasks.create('yolov2', models.create('yolov1_small'), CLASSES)

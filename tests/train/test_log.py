@@ -55,6 +55,21 @@ def test_every_scalar_is_in_the_file_and_in_tensorboard_where_installed(tmp_path
   assert b'images_per_second' in events
 
 
+@pytest.mark.parametrize('terminal', [False, True])
+def test_objects_without_a_slot_are_said_once_and_counted_in_every_record(terminal, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(sys, 'stderr', Terminal() if terminal else io.StringIO())
+  log = Log(tmp_path, steps=10, batch_size=4)
+  for step, dropped in ((1, 0), (2, 3), (3, 5)):
+    log.training(step, {'loss': 0.5, 'learning_rate': 0.1, 'dropped_objects': dropped}, 0.0)
+  log.close()
+  # tqdm writes above its bar.
+  said = capsys.readouterr().out + sys.stderr.getvalue()
+  assert said.count('found no slot') == 1
+  assert '3 objects found no slot in their images so far, where the largest are learned; data.max_objects' in said
+  records = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+  assert [record['train/dropped_objects'] for record in records] == [0, 3, 5]
+
+
 def test_a_process_that_is_not_the_first_writes_nothing(tmp_path, capsys):
   write(tmp_path, primary=False)
   assert not list(tmp_path.iterdir())

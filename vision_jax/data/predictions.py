@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -16,8 +17,35 @@ from vision_jax.host.boxes import xyxy_to_xywh
 Predictions = Sequence[tuple[str, tuple[int, int], Mapping[str, np.ndarray]]]
 
 
+def coco_image_ids(path: str | os.PathLike[str], names: Sequence[str]) -> tuple[int | str, ...]:
+  """The ids that a COCO file has for images, so that predictions of them can be compared with it.
+
+  Args:
+    path: of the JSON file, annotations or the bare list of a test set's images.
+    names: the `file_name` of each image.
+
+  Returns:
+    One id for each name.
+
+  Raises:
+    ValueError: a file that cannot be read or is not COCO's, or a name that it does not have, or has twice.
+  """
+  try:
+    content = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+    entries = [(image['file_name'], image['id']) for image in content['images']]
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise ValueError(f'{path} is no COCO file with the id and file_name of its images ({type(error).__name__}: {error})'
+                     ) from error
+  ids = dict(entries)
+  missing = next((name for name in names if name not in ids), None)
+  if missing is not None or len(ids) < len(entries):
+    what = f'has no image {missing!r}' if missing is not None else 'has a file_name twice'
+    raise ValueError(f'{path} {what}; give the folder that its file names begin in, and one entry for each image')
+  return tuple(ids[name] for name in names)
+
+
 def write_detections(path: str | pathlib.Path, predictions: Predictions, classes: ClassMap, *,
-                     threshold: float = 0.0) -> None:
+                     threshold: float = 0.0, image_ids: Sequence[int | str] | None = None) -> None:
   """Writes detections in the shape of a COCO annotation file, with a score and a label beside each box.
 
   Args:
@@ -26,9 +54,11 @@ def write_detections(path: str | pathlib.Path, predictions: Predictions, classes
     predictions: (file name, (height, width), `boxes [M, 4]` xyxy, `scores [M]`, `labels [M]`) of each image.
     classes: the file ids and names.
     threshold: the least score that is written.
+    image_ids: of each image; 0, 1, ... when left out.
   """
   images, annotations = [], []
-  for image_id, (name, (height, width), prediction) in enumerate(predictions):
+  image_ids = range(len(predictions)) if image_ids is None else image_ids
+  for image_id, (name, (height, width), prediction) in zip(image_ids, predictions, strict=True):
     images.append({'id': image_id, 'file_name': name, 'height': height, 'width': width})
     boxes = xyxy_to_xywh(np.asarray(prediction['boxes'], np.float64))
     for box, score, label in zip(boxes, prediction['scores'], prediction['labels'], strict=True):

@@ -53,8 +53,8 @@ IMAGES: dict[str, tuple[int, int, int]] = {
     'ssd300_vgg16': (300, 300, 3),
     'ssd512_vgg16': (512, 512, 3),
     'ssdlite320_mobilenet_v3_large': (320, 320, 3),
-    **dict.fromkeys(('detr_small', 'fasterrcnn_small', 'fcos_small', 'retinanet_small', 'ssd_small', 'yolov1_small',
-                     'yolov2_small', 'yolov3_small'), (96, 128, 3)),
+    **dict.fromkeys(('darknet_small', 'detr_small', 'fasterrcnn_small', 'fcos_small', 'retinanet_small', 'ssd_small',
+                     'yolov1_small', 'yolov2_small', 'yolov3_small'), (96, 128, 3)),
 }
 # Options without which a model does not take that image, or is not the one of the paper.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -68,6 +68,7 @@ PAPERS: dict[str, tuple[str, str]] = {
     'convnext': ('ConvNeXt', '2201.03545'),
     'darknet19': ('YOLO9000', '1612.08242'),
     'darknet53': ('YOLOv3', '1804.02767'),
+    'darknet_small': ('YOLOv3', '1804.02767'),
     'densenet': ('DenseNet', '1608.06993'),
     'detr': ('DETR', '2005.12872'),
     'efficientnet': ('EfficientNet', '1905.11946'),

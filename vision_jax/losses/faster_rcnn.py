@@ -96,7 +96,8 @@ def rpn_loss(key: Array, objectness: Array, deltas: Array, boxes: Array, *, anch
   found, chosen, sampled = _sample_anchors(key, boxes, anchors, real, valid, positive_iou, negative_iou, size,
                                            positive_fraction)
   positive = rows(found.positive, chosen) & sampled
-  goal = encode_deltas(rows(boxes, rows(found.owner, chosen)), anchors[chosen])
+  own = rows(anchors[None], chosen.reshape(1, -1)).reshape(*chosen.shape, 4)
+  goal = encode_deltas(rows(boxes, rows(found.owner, chosen)), own)
   box = pick(positive, smooth_l1_loss(rows(deltas, chosen), goal, beta=beta), 0)
   there = jnp.where(sampled, sigmoid_cross_entropy(rows(objectness, chosen), positive), 0)
   count = jnp.sum(sampled, dtype=box.dtype)

@@ -108,8 +108,8 @@ def _assign(boxes: Array, anchors: Array, radius: float) -> tuple[Array, Array]:
   inside, farthest = jnp.min(sides, axis=-1) > 0, jnp.max(sides, axis=-1)
   central = jnp.max(jnp.abs(point - (boxes[:, :2] + boxes[:, 2:]) / 2), axis=-1) < radius * size
   # Levels differ by a factor of 2: one per cent is rounding.
-  low = jnp.where(size < 1.01 * jnp.min(size), 0, 4 * size)
-  high = jnp.where(size > 0.99 * jnp.max(size), jnp.inf, 8 * size)
+  low = jnp.where(size < 1.01 * jnp.min(size, initial=jnp.inf), 0, 4 * size)
+  high = jnp.where(size > 0.99 * jnp.max(size, initial=0), jnp.inf, 8 * size)
   fits = inside & central & (farthest > low) & (farthest < high)
   area = jnp.where(fits, box_area(boxes), jnp.inf)
   return jnp.any(fits, axis=-1), jnp.argmin(area, axis=-1)

@@ -103,5 +103,7 @@ def assign_by_iou(boxes: Array, anchors: Array, real: Array, *, high: float, low
 
 
 def rows(values: Array, indices: Array) -> Array:
-  """`values[b, indices[b]]` for values [B, N, ...] and indices [B, A]: [B, A, ...]."""
+  """`values[b, indices[b]]` for values [B, N, ...] and indices [B, A]: [B, A, ...]; zeros where N is 0."""
+  if not values.shape[1]:
+    return jnp.zeros((*indices.shape, *values.shape[2:]), values.dtype)
   return jax.vmap(lambda values, indices: values[indices])(values, indices)

@@ -126,6 +126,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     'darknet19': darknet.darknet19,
     'darknet53': darknet.darknet53,
     'extraction': darknet.extraction,
+    'darknet_small': darknet.darknet_small,
     'yolov1': yolov1.yolov1,
     'yolov1_darknet': yolov1.yolov1_darknet,
     'yolov1_tiny': yolov1.yolov1_tiny,

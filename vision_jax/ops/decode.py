@@ -16,7 +16,7 @@ from vision_jax.ops.yolo import check_outputs, flatten_levels, yolo_decode, yolo
 
 
 def yolov3_decode(outputs: tuple[Array, ...], *, anchors: tuple, strides: tuple[int, ...], image_size: Array,
-                  score_threshold: float = 0.01, iou_threshold: float = 0.45, max_detections: int = 100,
+                  score_threshold: float = 0.005, iou_threshold: float = 0.45, max_detections: int = 100,
                   pre_nms: int = 1000) -> dict[str, Array]:
   """The detections in the raw outputs of a YOLOv3 head.
 
@@ -42,7 +42,8 @@ def yolov3_decode(outputs: tuple[Array, ...], *, anchors: tuple, strides: tuple[
   Raises:
     ValueError: levels, anchors, strides and image sizes do not fit together.
 
-  Reference: Redmon and Farhadi, YOLOv3, arXiv 1804.02767, section 2; 0.45 is darknet's threshold for suppression.
+  Reference: Redmon and Farhadi, YOLOv3, arXiv 1804.02767, section 2; the thresholds are those with which darknet
+  evaluates.
 
   >>> raw = jnp.full((1, 2, 2, 1, 6), -9.0).at[0, 1, 0, 0].set(jnp.array([0, 0, 0, 0, 9, 9.0]))
   >>> decode = jax.jit(functools.partial(yolov3_decode, anchors=(((6, 4),),), strides=(8,), max_detections=2))

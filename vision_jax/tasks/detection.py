@@ -198,6 +198,7 @@ def yolov1(module: nn.Module, classes: ClassMap, *, objectness_target: str | Non
     weights: of `loss_box`, `loss_objectness`, `loss_no_object` and `loss_class`; the paper's when left out.
   """
   _require('yolov1', module, ('canvas', 'boxes_per_cell'), 'yolov1_small')
+  at_least_one('yolov1', max_detections=max_detections)
   layout = {'canvas': module.canvas, 'boxes_per_cell': module.boxes_per_cell}
   criterion = Criterion(losses.yolov1_loss, FrozenDict(layout, **_given(objectness_target=objectness_target)),
                         losses.yolov1.roles)
@@ -225,6 +226,7 @@ def yolov2(module: nn.Module, classes: ClassMap, *, box_loss: str | None = None,
       when left out.
   """
   _require('yolov2', module, ('anchors', 'stride'), 'yolov2_small')
+  at_least_one('yolov2', max_detections=max_detections, pre_nms=pre_nms)
   layout = {'anchors': module.anchors, 'stride': module.stride}
   criterion = Criterion(losses.yolov2_loss, FrozenDict(layout, prior=prior, **_given(
       box_loss=box_loss, small_box_weight=small_box_weight, ignore_threshold=ignore_threshold,
@@ -270,32 +272,34 @@ class SetDecode:
     return self.decode(outputs['logits'], outputs['boxes'], image_size=batch['image_size'], **self.options)
 
 
-def yolov3(module: nn.Module, classes: ClassMap, *, box_loss: str = 'giou', ignore_threshold: float = 0.7,
-           objectness_target: str = 'binary', extra_match_iou: float | None = None, label_smoothing: float = 0.0,
-           match: str = 'global', ignore: str = 'predicted', score_threshold: float | None = None,
-           iou_threshold: float | None = None, max_detections: int | None = None, voc_ap: str | None = None,
+def yolov3(module: nn.Module, classes: ClassMap, *, box_loss: str | None = None, ignore_threshold: float | None = None,
+           objectness_target: str | None = None, extra_match_iou: float | None = None,
+           label_smoothing: float | None = None, match: str | None = None, ignore: str | None = None,
+           score_threshold: float | None = None, iou_threshold: float | None = None, max_detections: int | None = None,
+           pre_nms: int | None = None, voc_ap: str | None = None,
            weights: tuple[tuple[str, float], ...] = (('loss_box', 1.0), ('loss_objectness', 1.0), ('loss_class', 1.0)),
            ) -> Detection:
-  """YOLOv3 (Redmon and Farhadi, arXiv 1804.02767) on any module with its outputs, anchors and strides.
+  """YOLOv3 (Redmon and Farhadi, arXiv 1804.02767) on any module with its outputs. None means the default.
 
   Args:
     module: gives raw outputs [B, h, w, A, 5 + K] of each level, and has the fields `anchors` and `strides`.
     classes: the names and file ids of the K classes.
     box_loss, ignore_threshold, objectness_target, extra_match_iou, label_smoothing, match, ignore: see
-      `losses.yolov3_loss`; the box loss of the paper is 'sse'.
-    score_threshold, iou_threshold, max_detections: see `ops.yolov3_decode`. None means its default; the low score
-      threshold is for AP, a person wants about 0.3.
+      `losses.yolov3_loss`, whose default box loss is the paper's 'sse'; 'giou' and 'ciou' are of later versions.
+    score_threshold, iou_threshold, max_detections, pre_nms: see `ops.yolov3_decode`. Its low score threshold is for AP;
+      a person wants about 0.3.
     voc_ap: as in `Detection`.
     weights: of `loss_box`, `loss_objectness` and `loss_class`.
   """
   _require('yolov3', module, ('anchors', 'strides'), 'yolov3_small')
+  at_least_one('yolov3', max_detections=max_detections, pre_nms=pre_nms)
   layout = {'anchors': module.anchors, 'strides': module.strides}
-  criterion = Criterion(losses.yolov3_loss, FrozenDict(
-      layout, box_loss=box_loss, ignore_threshold=ignore_threshold, objectness_target=objectness_target,
-      extra_match_iou=extra_match_iou, label_smoothing=label_smoothing, match=match, ignore=ignore),
+  criterion = Criterion(losses.yolov3_loss, FrozenDict(layout, **_given(
+      box_loss=box_loss, ignore_threshold=ignore_threshold, objectness_target=objectness_target,
+      extra_match_iou=extra_match_iou, label_smoothing=label_smoothing, match=match, ignore=ignore)),
                         losses.yolov3.roles)
   decode = Decode(ops.yolov3_decode, FrozenDict(layout, **_given(
-      score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections)))
+      score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections, pre_nms=pre_nms)))
   return Detection(module, classes, criterion, decode, weights, voc_ap)
 
 
@@ -316,6 +320,7 @@ def retinanet(module: nn.Module, classes: ClassMap, *, positive_iou: float | Non
   """
   names = ('logits', 'deltas')
   _require_outputs('retinanet', module, names, 'retinanet_small')
+  at_least_one('retinanet', max_detections=max_detections, pre_nms=pre_nms)
   criterion = DenseCriterion(module, losses.retinanet_loss, names, _given(
       positive_iou=positive_iou, negative_iou=negative_iou, alpha=alpha, gamma=gamma), losses.retinanet.roles)
   decode = DenseDecode(module, ops.retinanet_decode, names, _given(
@@ -342,6 +347,7 @@ def fcos(module: nn.Module, classes: ClassMap, *, radius: float | None = None, a
   """
   names = ('logits', 'distances', 'centerness')
   _require_outputs('fcos', module, names, 'fcos_small')
+  at_least_one('fcos', max_detections=max_detections, pre_nms=pre_nms)
   criterion = DenseCriterion(module, losses.fcos_loss, names, _given(radius=radius, alpha=alpha, gamma=gamma),
                              losses.fcos.roles)
   decode = DenseDecode(module, ops.fcos_decode, names, _given(
@@ -368,6 +374,7 @@ def ssd(module: nn.Module, classes: ClassMap, *, positive_iou: float | None = No
   """
   names = ('logits', 'deltas')
   _require_outputs('ssd', module, names, 'ssd_small', background=True)
+  at_least_one('ssd', max_detections=max_detections, pre_nms=pre_nms)
   criterion = DenseCriterion(module, losses.ssd_loss, names, _given(
       iou_threshold=positive_iou, negatives_per_positive=negatives_per_positive, min_negatives=min_negatives),
                              losses.ssd.roles)
@@ -393,11 +400,24 @@ def detr(module: nn.Module, classes: ClassMap, *, class_cost: float | None = Non
   """
   if not hasattr(module, 'num_queries'):
     raise ValueError(f'task detr needs a model with queries, such as detr_small; {type(module).__name__} has none')
+  at_least_one('detr', max_detections=max_detections)
   criterion = SetCriterion(losses.detr_loss, _given(
       class_cost=class_cost, box_cost=box_cost, giou_cost=giou_cost, class_cost_kind=class_cost_kind,
       no_object_weight=no_object_weight, solver=solver), losses.detr.roles)
   decode = SetDecode(ops.detr_decode, _given(score_threshold=score_threshold, max_detections=max_detections))
   return Detection(module, classes, criterion, decode, weights, voc_ap, forward=on_contents)
+
+
+def at_least_one(task: str, **counts: int | None) -> None:
+  """Refuses a number of a task with which it would find or learn nothing; None is the default.
+
+  >>> at_least_one('ssd', pre_nms=0)
+  Traceback (most recent call last):
+  ValueError: task ssd: pre_nms is 0; give 1 or more
+  """
+  for name, count in counts.items():
+    if count is not None and count < 1:
+      raise ValueError(f'task {task}: {name} is {count}; give 1 or more')
 
 
 def _given(**options: Any) -> FrozenDict:
@@ -416,7 +436,9 @@ def _require(task: str, module: nn.Module, attributes: tuple[str, ...], example:
 def _require_outputs(task: str, module: nn.Module, outputs: tuple[str, ...], example: str, *,
                      background: bool = False) -> None:
   """Refuses a module whose outputs bear other names, or whose logits begin with a background where they should not."""
-  if getattr(module, 'outputs', None) != outputs or getattr(module, 'background', False) != background:
-    kind = ' and a background' if background else ''
-    raise ValueError(f'task {task} needs a model with the outputs {", ".join(outputs)}{kind}, such as {example}; '
-                     f'{type(module).__name__} has others')
+  found, other = getattr(module, 'outputs', ()), getattr(module, 'background', False)
+  if found != outputs or other != background:
+    private = {True: 'with a background', False: 'without a background'}.get
+    has = f'has {", ".join(found)}, {private(other)}' if found else 'names none'
+    raise ValueError(f'task {task} needs a model with the outputs {", ".join(outputs)}, {private(background)}, such as '
+                     f'{example}; {type(module).__name__} {has}')

@@ -30,6 +30,7 @@ class Log:
     self.steps, self.batch_size, self.primary = steps, batch_size, primary
     self._since, self._step = time.perf_counter(), start
     self._file = self._board = self._bar = None
+    self._dropped = False  # whether it was said that objects had no slot
     if not primary:
       return
     folder = pathlib.Path(folder)
@@ -69,6 +70,10 @@ class Log:
     if self._bar is not None:
       self._bar.set_postfix_str(f'loss {values["loss"]:.4g}, {speed["images_per_second"]:.0f} images/s')
     left = (self.steps - step) / rate if rate else 0.0
+    if values.get('dropped_objects') and not self._dropped:
+      self._dropped = True
+      self.line(f'{values["dropped_objects"]:.0f} objects found no slot in their images so far, where the largest are '
+                'learned; data.max_objects is the number of slots')
     shown = {k: v for k, v in values.items() if k != 'learning_rate' and (k != 'dropped_objects' or v)}
     self.line(f'step {step}/{self.steps}  ' + '  '.join(f'{k} {v:.4g}' for k, v in shown.items())
               + f'  {rate:.2f} steps/s  {speed["images_per_second"]:.0f} images/s'

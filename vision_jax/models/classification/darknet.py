@@ -178,3 +178,19 @@ TINY_V1_ROWS = (*TINY_ROWS[:-1], Row(1024, pool=2))
 darknet19 = functools.partial(PlainDarknet, DARKNET19_ROWS)
 extraction = functools.partial(PlainDarknet, EXTRACTION_ROWS)
 darknet53 = functools.partial(Darknet, 32, ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)))
+
+
+def darknet_small(*, num_classes: int = 1000, width: int = 16, norm: str = 'batch',
+                  dtype: Any = jnp.float32) -> Darknet:
+  """The body of small detectors as a classifier: maps of stride 4, 8 and 16, for images of about 100 pixels on a CPU.
+
+  Args:
+    num_classes: K; 0 gives features and no `fc`.
+    width: channels of the first convolution.
+    norm, dtype: as in `PlainDarknet`.
+
+  >>> darknet_small(num_classes=10).stages
+  ((32, 1), (64, 2), (128, 2))
+  """
+  stages = ((2 * width, 1), (4 * width, 2), (8 * width, 2))
+  return Darknet(width, stages, num_classes, stem_stride=2, norm=norm, dtype=dtype)

@@ -34,6 +34,7 @@ all biases start at 0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import functools
 from typing import Any
 
@@ -44,6 +45,7 @@ import numpy as np
 
 from vision_jax.models.attention import Attention
 from vision_jax.models.classification import resnet
+from vision_jax.models.detection import fpn
 from vision_jax.models.layers import Conv, linear_init, make_norm
 from vision_jax.models.noise import Dropout
 
@@ -67,6 +69,9 @@ class DETR(nn.Module):
     dropout: of attention weights, in MLPs and of what is added to the tokens.
     aux_outputs: whether every decoder layer answers; otherwise the last alone, and L is 1.
     dtype: the compute dtype.
+    pre_norm: whether layers normalise what goes into their branches (`--pre_norm` of the authors' program) and not, as
+      in the paper, the sums that come out.
+    temperature: as in `sine_positions`; a map of few cells needs less than the paper's.
 
   Returns:
     `logits` float32 `[L, B, Q, K + 1]`, the last class being no object, and `boxes` float32 `[L, B, Q, 4]`: cx, cy, w,
@@ -94,6 +99,8 @@ class DETR(nn.Module):
   dropout: float = 0.1
   aux_outputs: bool = True
   dtype: Any = jnp.float32
+  pre_norm: bool = False
+  temperature: float = 10_000.0
 
   @nn.compact
   def __call__(self, x: Array, *, image_size: Array | None = None, train: bool = False) -> dict[str, Array]:
@@ -106,11 +113,13 @@ class DETR(nn.Module):
 
     size = features.shape[1:3]
     valid = jnp.ones((1, *size), bool) if image_size is None else content_cells(image_size, x.shape[1:3], size)
-    positions = sine_positions(valid, self.hidden_dim).reshape(-1, size[0] * size[1], self.hidden_dim)
+    positions = sine_positions(valid, self.hidden_dim, temperature=self.temperature)
+    positions = positions.reshape(-1, size[0] * size[1], self.hidden_dim)
     key_valid = None if image_size is None else valid.reshape(x.shape[0], -1)
     queries = Queries(self.num_queries, self.hidden_dim, name='query_embed')()
     answers = Transformer(self.num_heads, self.encoder_layers, self.decoder_layers, self.mlp_dim, self.dropout,
-                          self.dtype, name='transformer')(tokens, positions, queries, key_valid=key_valid, train=train)
+                          self.dtype, self.pre_norm, name='transformer')(
+        tokens, positions, queries, key_valid=key_valid, train=train)
     answers = answers if self.aux_outputs else answers[-1:]
     logits = dense(self.num_classes + 1, name='class_embed')(answers)
     boxes = BoxHead(self.dtype, name='bbox_embed')(answers)
@@ -152,7 +161,7 @@ class Transformer(nn.Module):
   """The encoder on tokens and the decoder on queries.
 
   Args:
-    num_heads, encoder_layers, decoder_layers, mlp_dim, dropout, dtype: as in `DETR`.
+    num_heads, encoder_layers, decoder_layers, mlp_dim, dropout, dtype, pre_norm: as in `DETR`.
 
   Returns:
     `[L, B, Q, E]` in `dtype`, the normalised output of every decoder layer, from tokens `[B, T, E]`, their positions
@@ -169,11 +178,12 @@ class Transformer(nn.Module):
   mlp_dim: int
   dropout: float = 0.0
   dtype: Any = jnp.float32
+  pre_norm: bool = False
 
   @nn.compact
   def __call__(self, tokens: Array, positions: Array, queries: Array, *, key_valid: Array | None = None,
                train: bool = False) -> Array:
-    options = (self.num_heads, self.mlp_dim, self.dropout, self.dtype)
+    options = (self.num_heads, self.mlp_dim, self.dropout, self.dtype, self.pre_norm)
     positions, queries = positions.astype(self.dtype), queries.astype(self.dtype)
     tokens = Encoder(self.encoder_layers, *options, name='encoder')(tokens, positions, key_valid=key_valid, train=train)
     return Decoder(self.decoder_layers, *options, name='decoder')(tokens, positions, queries, key_valid=key_valid,
@@ -188,13 +198,14 @@ class Encoder(nn.Module):
   mlp_dim: int
   dropout: float = 0.0
   dtype: Any = jnp.float32
+  pre_norm: bool = False
 
   @nn.compact
   def __call__(self, x: Array, positions: Array, *, key_valid: Array | None = None, train: bool = False) -> Array:
     for i in range(self.num_layers):
-      x = EncoderLayer(self.num_heads, self.mlp_dim, self.dropout, self.dtype, name=f'layers_{i}')(
+      x = EncoderLayer(self.num_heads, self.mlp_dim, self.dropout, self.dtype, self.pre_norm, name=f'layers_{i}')(
           x, positions, key_valid=key_valid, train=train)
-    return x
+    return make_norm('layer', x.shape[-1], dtype=self.dtype, name='norm')(x) if self.pre_norm else x
 
 
 class Decoder(nn.Module):
@@ -205,6 +216,7 @@ class Decoder(nn.Module):
   mlp_dim: int
   dropout: float = 0.0
   dtype: Any = jnp.float32
+  pre_norm: bool = False
 
   @nn.compact
   def __call__(self, tokens: Array, positions: Array, queries: Array, *, key_valid: Array | None = None,
@@ -212,26 +224,29 @@ class Decoder(nn.Module):
     norm = make_norm('layer', queries.shape[-1], dtype=self.dtype, name='norm')
     x, answers = jnp.zeros((tokens.shape[0], *queries.shape), tokens.dtype), []
     for i in range(self.num_layers):
-      x = DecoderLayer(self.num_heads, self.mlp_dim, self.dropout, self.dtype, name=f'layers_{i}')(
+      x = DecoderLayer(self.num_heads, self.mlp_dim, self.dropout, self.dtype, self.pre_norm, name=f'layers_{i}')(
           x, queries, tokens, positions, key_valid=key_valid, train=train)
       answers.append(norm(x))
     return jnp.stack(answers)
 
 
-class PostNorm(nn.Module):
-  """What the layers of the encoder and the decoder share: a sum that is normalised afterwards, and an MLP."""
+class Layer(nn.Module):
+  """What the layers of the encoder and the decoder share: branches that are added and normalised, one an MLP."""
 
   num_heads: int
   mlp_dim: int
   dropout: float = 0.0
   dtype: Any = jnp.float32
+  pre_norm: bool = False
 
   def _attention(self, name: str) -> Attention:
     return Attention(self.num_heads, self.dropout, self.dtype, name=name)
 
-  def _added(self, x: Array, y: Array, number: int, train: bool) -> Array:
-    y = Dropout(self.dropout, name=f'dropout{number}')(y, train=train)
-    return make_norm('layer', x.shape[-1], dtype=self.dtype, name=f'norm{number}')(x + y)
+  def _added(self, x: Array, branch: Callable[[Array], Array], number: int, train: bool) -> Array:
+    norm = make_norm('layer', x.shape[-1], dtype=self.dtype, name=f'norm{number}')
+    dropped = Dropout(self.dropout, name=f'dropout{number}')
+    y = dropped(branch(norm(x) if self.pre_norm else x), train=train)
+    return x + y if self.pre_norm else norm(x + y)
 
   def _mlp(self, x: Array, train: bool) -> Array:
     dense = functools.partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform(), dtype=jnp.dtype(self.dtype))
@@ -239,7 +254,7 @@ class PostNorm(nn.Module):
     return dense(x.shape[-1], name='linear2')(Dropout(self.dropout, name='dropout')(hidden, train=train))
 
 
-class EncoderLayer(PostNorm):
+class EncoderLayer(Layer):
   """Self-attention and an MLP on tokens `[B, T, E]`; the positions go to its queries and keys, not to its values.
 
   >>> layer, x = EncoderLayer(2, 16), jnp.zeros((1, 6, 8))
@@ -249,12 +264,14 @@ class EncoderLayer(PostNorm):
 
   @nn.compact
   def __call__(self, x: Array, positions: Array, *, key_valid: Array | None = None, train: bool = False) -> Array:
-    placed = x + positions
-    x = self._added(x, self._attention('self_attn')(placed, placed, x, key_valid=key_valid, train=train), 1, train)
-    return self._added(x, self._mlp(x, train), 2, train)
+    def attend(x: Array) -> Array:
+      placed = x + positions
+      return self._attention('self_attn')(placed, placed, x, key_valid=key_valid, train=train)
+
+    return self._added(self._added(x, attend, 1, train), lambda x: self._mlp(x, train), 2, train)
 
 
-class DecoderLayer(PostNorm):
+class DecoderLayer(Layer):
   """Self-attention among answers `[B, Q, E]`, attention to tokens `[B, T, E]`, and an MLP.
 
   >>> layer, x, tokens = DecoderLayer(2, 16), jnp.zeros((1, 5, 8)), jnp.zeros((1, 6, 8))
@@ -265,11 +282,16 @@ class DecoderLayer(PostNorm):
   @nn.compact
   def __call__(self, x: Array, queries: Array, tokens: Array, positions: Array, *, key_valid: Array | None = None,
                train: bool = False) -> Array:
-    placed = x + queries
-    x = self._added(x, self._attention('self_attn')(placed, placed, x, train=train), 1, train)
-    y = self._attention('multihead_attn')(x + queries, tokens + positions, tokens, key_valid=key_valid, train=train)
-    x = self._added(x, y, 2, train)
-    return self._added(x, self._mlp(x, train), 3, train)
+    def compare(x: Array) -> Array:
+      placed = x + queries
+      return self._attention('self_attn')(placed, placed, x, train=train)
+
+    def look(x: Array) -> Array:
+      return self._attention('multihead_attn')(x + queries, tokens + positions, tokens, key_valid=key_valid,
+                                               train=train)
+
+    x = self._added(self._added(x, compare, 1, train), look, 2, train)
+    return self._added(x, lambda x: self._mlp(x, train), 3, train)
 
 
 class BoxHead(nn.Module):
@@ -360,29 +382,29 @@ def detr(*, backbone: str = 'resnet50', output_stride: int = 32, num_classes: in
 
 def detr_small(*, num_classes: int = 80, num_queries: int = 20, stride: int = 16, width: int = 16,
                hidden_dim: int = 128, num_heads: int = 4, encoder_layers: int = 2, decoder_layers: int = 3,
-               mlp_dim: int = 256, dropout: float = 0.0, aux_outputs: bool = True, norm: str = 'batch',
-               dtype: Any = jnp.float32) -> DETR:
-  """DETR with few and narrow layers on the first stages of a ResNet, for canvases of about 100 pixels on a CPU.
+               mlp_dim: int = 256, dropout: float = 0.0, aux_outputs: bool = True, pre_norm: bool = True,
+               temperature: float = 20.0, norm: str = 'batch', dtype: Any = jnp.float32) -> DETR:
+  """DETR with few and narrow layers on a small Darknet, for canvases of about 100 pixels on a CPU.
 
   Args:
     num_classes: K.
-    num_queries, hidden_dim, num_heads, encoder_layers, decoder_layers, mlp_dim, dropout, aux_outputs: as in `DETR`.
-    stride: pixels of the canvas that one token stands for: 8, 16 or 32, with 2, 3 or 4 stages.
-    width: channels of the ResNet's first stage.
+    num_queries, hidden_dim, num_heads, encoder_layers, decoder_layers, mlp_dim, dropout, aux_outputs, pre_norm,
+      temperature: as in `DETR`.
+    stride: pixels of the canvas that one token stands for: 8 or 16.
+    width: channels of the Darknet's first convolution, see `darknet_small`, whose weights it can begin with.
     norm, dtype: as in `detr`.
 
   Raises:
     ValueError: another stride.
 
   >>> detr_small(num_classes=10, stride=8).levels
-  ('layer2',)
+  ('stage2',)
   """
-  if stride not in (8, 16, 32):
-    raise ValueError(f'detr_small: stride {stride!r}; known: 8, 16, 32')
-  stages = stride.bit_length() - 2
-  body = resnet.ResNet('basic', (2,) * stages, num_classes=0, width=width, norm=norm, dtype=dtype)
-  return DETR(body, (f'layer{stages}',), num_classes, num_queries, hidden_dim, num_heads, encoder_layers,
-              decoder_layers, mlp_dim, dropout, aux_outputs, dtype)
+  body, levels = fpn.small_body(width, norm, dtype)
+  if stride not in (8, 16):
+    raise ValueError(f'detr_small: stride {stride!r}; known: 8, 16')
+  return DETR(body, (levels[stride == 16],), num_classes, num_queries, hidden_dim, num_heads, encoder_layers,
+              decoder_layers, mlp_dim, dropout, aux_outputs, dtype, pre_norm, temperature)
 
 
 detr_resnet50 = detr

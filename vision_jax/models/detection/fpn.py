@@ -28,7 +28,7 @@ import jax
 import numpy as np
 
 from vision_jax import ops
-from vision_jax.models.classification.darknet import Darknet
+from vision_jax.models.classification.darknet import darknet_small
 from vision_jax.models.classification.maps import choose_maps
 from vision_jax.models.layers import Conv, ConvNorm, upsample
 
@@ -242,8 +242,7 @@ def small_body(width: int, norm: str, dtype: Any) -> tuple[nn.Module, tuple[str,
   >>> small_body(16, 'batch', 'float32')[0].stages
   ((32, 1), (64, 2), (128, 2))
   """
-  stages = ((2 * width, 1), (4 * width, 2), (8 * width, 2))
-  return Darknet(width, stages, num_classes=0, stem_stride=2, norm=norm, dtype=dtype), ('stage2', 'stage3')
+  return darknet_small(num_classes=0, width=width, norm=norm, dtype=dtype), ('stage2', 'stage3')
 
 
 def prior_logit(prior: float) -> float:
