@@ -236,7 +236,7 @@ def _sources(options: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def resolved(config: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], tuple[str, ...]]:
-  """The config with what its weights bring along where it says nothing itself, and a line about that.
+  """The config with what its weights bring along where it says nothing itself, and lines about that.
 
   A run keeps its config so, and is evaluated without its weights. `model.weights` are those of the whole model and go
   before `model.body_weights`, which bring along only `COLOURS`.
@@ -246,6 +246,8 @@ def resolved(config: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], t
   if not weights:
     return dict(config), ()
   theirs, preprocessing = _described(weights)
+  left = [f"config.model.body_weights {model['body_weights']} are not used: config.model.weights are of the whole model"
+          ] if model.get('weights') and model.get('body_weights') else []
   if model.get('weights') is None:
     theirs, preprocessing = {}, {key: value for key, value in preprocessing.items() if key in COLOURS}
   theirs = theirs if model.get('name') in (None, theirs.get('name')) else {}
@@ -256,7 +258,7 @@ def resolved(config: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], t
   taken = ', '.join(f'{section}.{key}={value!r}' for section, values in brought.items()
                     for key, value in values.items())
   return ({**config, 'model': {**model, **brought['model']}, 'data': {**own, **brought['data']}},
-          (f'from the weights {weights}: {taken}',) if taken else ())
+          (*left, *([f'from the weights {weights}: {taken}'] if taken else [])))
 
 
 def _described(weights: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -225,6 +225,7 @@ def test_processes_without_a_coordinator_are_refused():
   assert '--num_processes and --process_id need --coordinator' in complaint(result)
 
 
+@pytest.mark.slow
 def test_naming_other_data_on_the_command_line_leaves_out_what_the_old_data_took_and_says_so(tmp_path):
   data = tmp_path / 'data'
   for split, count in (('train', 8), ('val', 2)):

@@ -66,7 +66,9 @@ def test_a_file_of_darknet_is_imported_and_one_that_does_not_fit_refused(tmp_pat
   result = program('import_weights', *options, '--set', 'num_classes=2')
   leaves = len(flat_shapes(model))
   assert result.stdout.startswith(f'YOLOv3: {leaves} of {leaves} arrays (')
-  said = complaint(program('import_weights', *options, code=2))
+  said = program('import_weights', *options, '--set', 'num_classes=3').stdout
+  assert 'head not loaded, left as initialised: ' in said and 'the file knows 2 classes, and the model 3' in said
+  said = complaint(program('import_weights', *options, '--set', 'width=8', code=2))
   assert 'small.weights holds' in said and 'num_classes, anchors and norm must be those of its cfg' in said
 
 
@@ -85,6 +87,7 @@ def test_published_weights_are_listed_and_offline_is_said(tmp_path):
   assert said.endswith(f'put the file at {tmp_path}/cache/resnet18-f37072fd.pth')
 
 
+@pytest.mark.slow
 def test_a_run_is_exported(tmp_path):
   folder = tmp_path / 'run'
   program('train', '--config', 'configs/digits_lenet.py:smoke', '--workdir', folder)

@@ -12,14 +12,13 @@ import gzip
 import json
 import pathlib
 
-import make_detectors  # beside this file
-
 FOLDER = pathlib.Path(__file__).resolve().parent
 NAMES = ('retinanet_resnet50_fpn', 'fcos_resnet50_fpn', 'ssd300_vgg16', 'ssdlite320_mobilenet_v3_large',
          'fasterrcnn_resnet50_fpn', 'fasterrcnn_mobilenet_v3_large_fpn', 'fasterrcnn_mobilenet_v3_large_320_fpn')
 
 
 def main():
+  import make_detectors  # beside this file
   import torch
   from torchvision.models import get_model
   from torchvision.ops import FrozenBatchNorm2d

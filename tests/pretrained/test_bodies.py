@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from vision_jax import build, models, pretrained
 from vision_jax.models.classification.darknet import Darknet
+from vision_jax.pretrained import convert
 from vision_jax.pretrained.convert import flat_shapes, flat_variables, nested
 from vision_jax.train.checkpoint import save_variables
 
@@ -134,3 +136,17 @@ def test_weights_of_the_whole_model_go_before_those_of_the_body(classifier, tmp_
   experiment = build.experiment(config(weights=str(tmp_path), body_weights=str(classifier[1] / 'import')))
   assert experiment.body_weights is None and experiment.weights == str(tmp_path)
   assert 'mean' not in experiment.loading
+  name = classifier[1] / 'import'
+  said = f'config.model.body_weights {name} are not used: config.model.weights are of the whole model'
+  assert experiment.notes.count(said) == 1
+  assert not [note for note in build.experiment(config(body_weights=str(name))).notes if 'not used' in note]
+
+
+@pytest.mark.medium
+def test_published_weights_that_do_not_fit_are_answered_with_the_option_that_they_want(monkeypatch):
+  monkeypatch.setattr(convert, 'locate', lambda source, progress: (pretrained.find_published(source), Path('a.pth')))
+  monkeypatch.setattr(convert, 'read_state_dict', lambda path, key: {'fc.weight': np.zeros(3)})
+  body = pretrained.body_of(models.create('ssdlite320_mobilenet_v3_large'))
+  with pytest.raises(ValueError, match=r'; they were trained with reduced_tail=False of the model$') as error:
+    pretrained.load('mobilenet_v3_large:DEFAULT', body)
+  assert '\n' not in str(error.value) and len(str(error.value)) < 600

@@ -14,6 +14,8 @@ from vision_jax.models.classification import darknet
 from vision_jax.models.detection.yolov1 import YOLOv1
 from vision_jax.models.detection.yolov2 import YOLOv2
 from vision_jax.models.detection.yolov3 import YOLOv3
+from vision_jax.pretrained import body_of, load
+from vision_jax.pretrained.convert import flat_variables, nested
 from vision_jax.pretrained.darknet import darknet_layers, from_darknet, read_weights, to_darknet
 
 K, SHRINK = 3, 16
@@ -153,7 +155,7 @@ def test_a_backbone_s_file_fills_the_backbone_of_a_detector(tmp_path):
   path = tmp_path / 'body.weights'
   path.write_bytes(darknet_cfg.file_bytes(numbers[:body]))
   fresh = jax.tree.map(lambda leaf: np.full(leaf.shape, 5, np.float32), drawn.shapes(model, 1, 64, 96, 3)[1])
-  with pytest.raises(ValueError, match=r'holds [\d,]+ numbers, and YOLOv3 .* takes [\d,]+; .*; partial=True reads'):
+  with pytest.raises(ValueError, match=r'holds [\d,]+ numbers, and YOLOv3 .* takes .*; partial=True, or strict=False '):
     from_darknet(model, path)
   with pytest.raises(ValueError, match='has 18 of 42 layers; give variables='):
     from_darknet(model, path, partial=True)
@@ -169,13 +171,69 @@ def test_a_backbone_s_file_fills_the_backbone_of_a_detector(tmp_path):
   assert loaded.unused == len(numbers) - body
 
 
+def written(path, name, **options):
+  """A model with drawn variables, in a file of darknet's."""
+  model = models.create(name, **options)
+  variables = drawn.variables(model, np.zeros((1, 64, 64, 3), np.float32))
+  to_darknet(path, model, variables)
+  return model, variables
+
+
+def test_a_file_of_other_classes_fills_all_but_the_layers_that_depend_on_their_number(tmp_path):
+  theirs, variables = written(tmp_path / 'five.weights', 'yolov3_small', num_classes=5, width=4)
+  like = drawn.variables(theirs.clone(num_classes=2), np.zeros((1, 64, 64, 3), np.float32), seed=1)
+  found, report = load(tmp_path / 'five.weights', theirs.clone(num_classes=2), like=like)
+  assert report.notes == ('the file knows 5 classes, and the model 2',) and not (report.fresh or report.unused)
+  flat, before, initial = map(flat_variables, (found, variables, like))
+  assert set(report.head) == {path for path in flat if flat[path].shape != before[path].shape} and len(report.head) == 4
+  for path, array in flat.items():
+    np.testing.assert_array_equal(array, (initial if path in report.head else before)[path])
+  with pytest.raises(ValueError, match='does not fit YOLOv3; of another shape: params/head/level'):
+    load(tmp_path / 'five.weights', theirs.clone(num_classes=2), like=like, head='load')
+
+
+def test_a_longer_file_of_another_network_is_known_by_numbers_that_are_no_variances(tmp_path):
+  _, variables = written(tmp_path / 'wide.weights', 'yolov3_small', num_classes=5, width=8)
+  for width in (4, 8):
+    body = body_of(models.create('ssd_small', width=width))
+    if width == 4:
+      with pytest.raises(ValueError, match=r'wide.weights does not fit Darknet: .*/var is no variance \(-.* \(width, '):
+        load(tmp_path / 'wide.weights', body)
+    else:
+      found, report = load(tmp_path / 'wide.weights', body)
+      jax.tree.map(np.testing.assert_array_equal, found['params'], variables['params']['body'])
+      assert 'numbers of the file come after the last layer' in report.notes[0]
+  plain, _ = written(tmp_path / 'plain.weights', 'yolov3_small', num_classes=5, width=4, norm='none')
+  with pytest.raises(ValueError, match='Darknet takes .* and has no BatchNorm, whose variances would show'):
+    load(tmp_path / 'plain.weights', body_of(plain))
+
+
+def test_a_file_with_a_variance_that_is_not_finite_is_refused_whatever_its_length(tmp_path):
+  model, variables = written(tmp_path / 'a.weights', 'yolov3_small', num_classes=2, width=4)
+  path = next(path for path in flat_variables(variables) if path.endswith('/var'))
+  broken = {name: np.full_like(array, np.inf) if name == path else array
+            for name, array in flat_variables(variables).items()}
+  to_darknet(tmp_path / 'a.weights', model, nested(broken))
+  with pytest.raises(ValueError, match=f'where it has {path} is no variance .inf.'):
+    from_darknet(model, tmp_path / 'a.weights')
+
+
+def test_a_detector_that_names_no_canvas_has_its_layers_in_order_too():
+  assert models.create('ssd_small').canvas is None
+  layers = darknet_layers(models.create('ssd_small', width=4))
+  assert 'trunk' in layers[0][-1].path and 'head' in layers[-1][-1].path
+
+
 def test_files_and_models_that_do_not_fit_are_refused_in_one_line(tmp_path):
   model, _, _, numbers = case('yolov2_tiny')
   path = tmp_path / 'a.weights'
+  path.write_bytes(darknet_cfg.file_bytes(np.append(numbers, 0)))
+  with pytest.raises(ValueError, match='norm must be those of its cfg$'):
+    from_darknet(model, path, partial=True)  # a head in the middle of a longer file shifts what comes after it
   for content, message in ((b'', 'has 0 bytes; a .weights file begins'),
                            (darknet_cfg.file_bytes(numbers) + b'x', 'no header of 20 and whole float32 numbers'),
                            (darknet_cfg.file_bytes(numbers[:-1]), 'num_classes, anchors and norm must be those'),
-                           (darknet_cfg.file_bytes(np.append(numbers, 0)), 'partial=True reads')):
+                           (darknet_cfg.file_bytes(np.append(numbers, 0)), 'norm must be those of its cfg$')):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
       from_darknet(model, path)

@@ -31,7 +31,7 @@ def experiment(name):
 
 @functools.cache
 def two_steps(name):
-  """The state after two steps on one batch, the batch, and the logs of both."""
+  """The states after two steps on one batch, in the second as it is and spoiled; the batch; the logs of the three."""
   task, batch = experiment(name).task, experiment(name).train_loader.batch(0)
   # Drawn by NumPy: `init` takes longer to compile than the step.
   variables = drawn.variables(task.module, batch['image'])
@@ -39,11 +39,13 @@ def two_steps(name):
   state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
   state = step_lib.replicate(state.replace(params=variables.pop('params'), model_state=variables))
   step = step_lib.make_train_step(task, experiment(name).optimiser)
-  logs = []
+  state, log = step(state, step_lib.shard_batch(batch))
+  first, ends = to_host(state), []
   for given in (batch, spoiled(batch)):
-    state, log = step(state, step_lib.shard_batch(given))
-    logs.append(jax.device_get(log))
-  return to_host(state), batch, logs
+    state, second = step(step_lib.replicate(jax.tree.map(np.array, first)), step_lib.shard_batch(given))
+    ends.append((to_host(state), jax.device_get(second)))
+  states, logs = zip(*ends, strict=True)
+  return states, batch, (jax.device_get(log), *logs)
 
 
 def spoiled(batch):
@@ -57,15 +59,17 @@ def spoiled(batch):
 @pytest.mark.medium
 @every_row
 def test_two_real_steps_on_digit_scenes_lower_the_loss_whatever_empty_slots_hold(name):
-  _, _, (first, second) = two_steps(name)
+  (clean, other), _, (first, second, spoiled_log) = two_steps(name)
   assert all(np.isfinite(value) for value in (*first.values(), *second.values()))
   assert 0 < second['loss'] < first['loss']
+  assert spoiled_log == second  # bit for bit
+  jax.tree.map(np.testing.assert_array_equal, other, clean)
 
 
 @pytest.mark.medium
 @every_row
 def test_predictions_are_boxes_inside_the_content_at_most_as_many_as_asked_for(name):
-  state, batch, _ = two_steps(name)
+  (state, _), batch, _ = two_steps(name)
   batch = {**batch, 'image_size': np.tile(np.array([40, 60], np.int32), (4, 1))}
   found = jax.device_get(jax.jit(experiment(name).task.predict)(state.evaluation_variables(), batch))
   assert found['boxes'].shape == (4, 30, 4) and found['valid'].any(1).all()
@@ -104,3 +108,22 @@ def test_a_model_with_other_outputs_is_refused_in_one_line(name, other):
   if other != name:
     with pytest.raises(ValueError, match=f'task {name} needs a model with the outputs logits, .* {name}_small; '):
       tasks.create(name, models.create(f'{other}_small'), CLASSES)
+
+
+def test_what_a_refused_model_has_is_said():
+  for name, other, said in (
+      ('retinanet', 'ssd', 'deltas, without a background, such as retinanet_small; SSD has logits, deltas, with a'),
+      ('ssd', 'retinanet', 'deltas, with a background, such as ssd_small; RetinaNet has logits, deltas, without a ba'),
+      ('fcos', 'yolov2', 'centerness, without a background, such as fcos_small; YOLOv2 names none')):
+    with pytest.raises(ValueError, match=said):
+      tasks.create(name, models.create(f'{other}_small', num_classes=3), CLASSES)
+
+
+@pytest.mark.parametrize(('name', 'option'), [
+    *((name, 'max_detections') for name in ('yolov1', 'yolov2', 'yolov3', 'detr', 'faster_rcnn', *NAMES)),
+    *((name, 'pre_nms') for name in ('yolov2', 'yolov3', *NAMES)),
+    ('faster_rcnn', 'roi_samples'), ('faster_rcnn', 'rpn_samples')])
+def test_numbers_with_which_nothing_would_be_found_or_learned_are_refused(name, option):
+  model = models.create(f'{name.replace("faster_rcnn", "fasterrcnn")}_small', num_classes=3)
+  with pytest.raises(ValueError, match=f'task {name}: {option} is 0; give 1 or more'):
+    tasks.create(name, model, CLASSES, **{option: 0})

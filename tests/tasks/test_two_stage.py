@@ -13,6 +13,7 @@ from tests.models import drawn
 from vision_jax import build, models, tasks
 from vision_jax.conventions import ClassMap
 from vision_jax.tasks.detection import example_keys
+from vision_jax.train import optim
 from vision_jax.train import step as step_lib
 from vision_jax.train.state import state_shapes, to_host
 
@@ -32,7 +33,7 @@ def experiment():
 
 @functools.cache
 def two_steps():
-  """The state after two steps on one batch, the batch, and the logs of both."""
+  """The states after two steps on one batch, in the second as it is and spoiled; the batch; the logs of the three."""
   task, batch = experiment().task, experiment().train_loader.batch(0)
   # Drawn by NumPy: `init` takes longer to compile than the step.
   variables = drawn.variables(task.module, batch['image'])
@@ -40,11 +41,13 @@ def two_steps():
   state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
   state = step_lib.replicate(state.replace(params=variables.pop('params'), model_state=variables))
   step = step_lib.make_train_step(task, experiment().optimiser)
-  logs = []
+  state, log = step(state, step_lib.shard_batch(batch))
+  first, ends = to_host(state), []
   for given in (batch, spoiled(batch)):
-    state, log = step(state, step_lib.shard_batch(given))
-    logs.append(jax.device_get(log))
-  return to_host(state), batch, logs
+    state, second = step(step_lib.replicate(jax.tree.map(np.array, first)), step_lib.shard_batch(given))
+    ends.append((to_host(state), jax.device_get(second)))
+  states, logs = zip(*ends, strict=True)
+  return states, batch, (jax.device_get(log), *logs)
 
 
 def spoiled(batch):
@@ -57,16 +60,18 @@ def spoiled(batch):
 
 @pytest.mark.medium
 def test_two_real_steps_on_digit_scenes_lower_the_loss_whatever_empty_slots_hold():
-  _, _, (first, second) = two_steps()
+  (clean, other), _, (first, second, spoiled_log) = two_steps()
   assert {name for name in first if name.startswith('loss_')} == {
       'loss_rpn_objectness', 'loss_rpn_box', 'loss_class', 'loss_box'}
   assert all(np.isfinite(value) and value > 0 for value in (*first.values(), *second.values()))
   assert second['loss'] < first['loss']
+  assert spoiled_log == second  # bit for bit
+  jax.tree.map(np.testing.assert_array_equal, other, clean)
 
 
 @pytest.mark.medium
 def test_predictions_are_boxes_inside_the_content_at_most_as_many_as_asked_for():
-  state, batch, _ = two_steps()
+  (state, _), batch, _ = two_steps()
   batch = {**batch, 'image_size': np.tile(np.array([40, 60], np.int32), (4, 1))}
   found = jax.device_get(jax.jit(experiment().task.predict)(state.evaluation_variables(), batch))
   assert found['boxes'].shape == (4, 30, 4) and found['valid'].any(1).all()
@@ -166,9 +171,33 @@ def test_a_small_network_detects_in_proposals_from_outside():
   assert found['valid'].any(1).tolist() == [True, False] and len(set(labels)) == len(labels) <= 3
 
 
+@pytest.mark.parametrize('pooling', ['align', 'max'])
+def test_no_proposals_from_outside_are_no_detections_and_no_error(pooling):
+  model = models.create('fasterrcnn_small', num_classes=3, width=4, hidden=8, pool_size=2).clone(pooling=pooling)
+  task = tasks.create('faster_rcnn', model, CLASSES, external_proposals=True, max_detections=6, roi_samples=4)
+  batch = batch_of() | {'image': np.zeros((2, 64, 96, 3), np.float32), 'proposals': np.zeros((2, 0, 4), np.float32)}
+  variables = drawn.shapes(model, 2, 64, 96, 3)[1]
+  found = jax.eval_shape(task.predict, variables, batch)
+  assert found['boxes'].shape == (2, 6, 4)
+  terms = jax.eval_shape(lambda variables: task.loss(variables['params'], {'batch_stats': variables['batch_stats']},
+                                                     batch, jax.random.key(0), 0, True)[0], variables)
+  assert set(terms) == {'loss_class', 'loss_box'}
+  outputs = {'logits': np.zeros((2, 0, 4), np.float32), 'box_deltas': np.zeros((2, 0, 4, 4), np.float32),
+             'proposals': batch['proposals'], 'proposals_valid': np.zeros((2, 0), bool)}
+  assert pooling == 'max' or not jax.jit(task.decode)(outputs, batch)['valid'].any()
+
+
+def test_a_rule_keeps_the_network_for_proposals_as_it_is_where_they_come_from_outside():
+  params = drawn.shapes(models.create('fasterrcnn_small', num_classes=3, width=4), 1, 64, 64, 3)[1]['params']
+  assert all(leaf['frozen'] == (np.inf if part == 'rpn' else 0)
+             for part, table in optim.parameter_rules(params, (('^rpn/', {'freeze': True}),)).items()
+             for leaf in jax.tree.leaves(table, is_leaf=lambda x: 'frozen' in x))
+  assert 'rpn' in params
+
+
 @pytest.mark.medium
 def test_the_assignment_of_both_stages_is_the_sample_that_the_loss_learns():
-  state, batch, _ = two_steps()
+  (state, _), batch, _ = two_steps()
   stages = jax.device_get(jax.jit(experiment().task.assignment)(state.evaluation_variables(), batch,
                                                                 jax.random.key(0)))
   assert set(stages) == {'proposals', 'regions'}

@@ -550,8 +550,8 @@ class FlatDense(nn.Module):
   def __call__(self, x: Array) -> Array:
     kernel = self.param('flat_kernel', self.kernel_init, (*x.shape[1:], self.features), jnp.float32)
     bias = self.param('bias', self.bias_init, (self.features,), jnp.float32)
-    x = x.astype(self.dtype).reshape(x.shape[0], -1) @ kernel.reshape(-1, self.features).astype(self.dtype)
-    return x + bias.astype(self.dtype)
+    x = x.astype(self.dtype).reshape(x.shape[0], math.prod(x.shape[1:]))  # of no rows too
+    return x @ kernel.reshape(-1, self.features).astype(self.dtype) + bias.astype(self.dtype)
 
 
 class SqueezeExcite(nn.Module):

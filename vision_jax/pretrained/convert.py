@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
+import difflib
 import functools
 import math
 import pathlib
@@ -16,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vision_jax import models
-from vision_jax.conventions import Variables
+from vision_jax.conventions import Variables, option_names
 from vision_jax.models.classification.vit import resize_position_embeddings
 from vision_jax.models.layers import pair
 from vision_jax.pretrained import catalogue, darknet, names
 from vision_jax.pretrained.buffers import buffers
-from vision_jax.pretrained.heads import pick_classes
+from vision_jax.pretrained.heads import pick_classes, with_classes
 from vision_jax.pretrained.readers import read_state_dict
 
 SHOWN = 4  # names of each kind in a line
@@ -83,7 +85,7 @@ def load(source: str | pathlib.Path, model: nn.Module | str, *, like: Variables 
   Args:
     source: a name such as 'resnet50:IMAGENET1K_V2' or 'resnet50:DEFAULT', which is downloaded once into
       `cache_folder()`, or the path of a `.pth`, `.pt`, `.bin`, `.safetensors` or `.weights` file. A `.weights` file may
-      end before the model does, or go on after it, only with `strict=False`.
+      end before the model does only with `strict=False`, and go on after it only where the model has no classes.
     model: a module, or the name of one.
     like, head, strict, key, classes: as in `from_torch`.
     place: where in a trainer's checkpoint the weights are, such as 'model_ema'; found when left out.
@@ -100,11 +102,14 @@ def load(source: str | pathlib.Path, model: nn.Module | str, *, like: Variables 
   if darknet.is_weights(path):
     return _from_darknet(model, path, like=like, head=head, strict=strict, key=key)
   state_dict = read_state_dict(path, key=place)
-  variables, report = from_torch(model, state_dict, like=like, head=head, strict=strict, key=key, classes=classes,
-                                 categories=published.categories() if published else (),
-                                 source=str(path) if published is None else f'{published.name} ({path})')
+  options = {'like': like, 'head': head, 'strict': strict, 'key': key, 'classes': classes}
   if published is None:
-    return variables, report
+    return from_torch(model, state_dict, source=str(path), **options)
+  try:
+    variables, report = from_torch(model, state_dict, categories=published.categories(),
+                                   source=f'{published.name} ({path})', **options)
+  except _MisfitError as error:
+    raise ValueError(f'{error}{_other_options(model, published)}') from None
   differ = [f'{name}={value!r}' for name, value in published.options.items()
             if name not in ('image_size', 'num_classes') and _option(model, name, value) != value]
   notes = (*report.notes, *(f'the weights were trained with {option} of the model' for option in differ),
@@ -118,16 +123,32 @@ def _option(model: nn.Module, name: str, default: Any) -> Any:
   return getattr(model, name, getattr(getattr(model, 'body', None), name, default))
 
 
+def _other_options(model: nn.Module, published: catalogue.Published) -> str:
+  """The options that decide shapes and differ from those of the model that the weights were trained in, as a hint."""
+  theirs = models.create(published.model, **published.options)
+  if type(theirs) is not type(model):
+    return ''
+  # No floats, such as the momentum of BatchNorm, which change no shape; no modules.
+  differ = [f'{name}={getattr(theirs, name)!r}' for name in option_names(type(model))
+            if name != 'num_classes' and isinstance(getattr(theirs, name), (int, str))
+            and getattr(theirs, name) != getattr(model, name)]
+  return f'; they were trained with {", ".join(differ)} of the model' if differ else ''
+
+
 def _from_darknet(model: nn.Module, path: pathlib.Path, *, strict: bool,
                   **options: Any) -> tuple[dict[str, Any], Report]:
   """`load` of a `.weights` file."""
   if not path.is_file():
     raise ValueError(f'{path} is no file')
-  headless = getattr(model, 'num_classes', None) == 0  # what the file has after its last layer is the head
-  found, read = darknet.from_darknet(model, path, variables={}, partial=headless or not strict)
+  own = getattr(model, 'num_classes', None)
+  theirs = darknet.fitting_classes(model, path) or own
+  # Of a body, what the file has after its last layer is the head.
+  found, read = darknet.from_darknet(model if theirs == own else model.clone(num_classes=theirs), path, variables={},
+                                     partial=own == 0 or not strict)
   variables, report = from_variables(model, found, strict=strict, source=str(path), **options)
   more = [f'{read.unused:,} numbers of the file come after the last layer, and are not used'] if read.unused else []
-  return variables, dataclasses.replace(report, notes=(*report.notes, *more))
+  other = [f'the file knows {theirs} classes, and the model {own}'] if theirs != own else []
+  return variables, dataclasses.replace(report, notes=(*report.notes, *more, *other))
 
 
 def locate(source: str | pathlib.Path, *, progress: bool = True) -> tuple[catalogue.Published | None, pathlib.Path]:
@@ -183,23 +204,26 @@ def from_torch(model: nn.Module | str, state_dict: Mapping[str, np.ndarray], *, 
     strict: whether anything else that is missing, unexpected or of another shape is an error.
     key: of the initialisation of what is left fresh; `jax.random.key(0)` when left out.
     source: what the report calls the weights.
-    classes, categories: the names of the model's classes and of the weights'. Where both are given, differ, and the
-      weights have all of the model's, a detector's head is put together from theirs by name, and the report says so.
+    classes, categories: the names of the model's classes and of the weights'. Where both are given and differ, a
+      detector's head is put together from theirs by name, and the report says so. Classes that the weights have not
+      are left as initialised, and named; where there are as many classes on both sides, or `head` is 'load', a head
+      with such a class is taken as it stands.
 
   Returns:
     (variables, report): nested dicts of float32 NumPy arrays, by collection, and what was loaded.
 
   Raises:
-    ValueError: names that are missing, unexpected or of another shape, listed; an unknown `head` or model.
+    ValueError: names that are missing, unexpected or of another shape, listed; an unknown `head` or model; a class that
+      is named twice.
 
-  >>> from vision_jax.models.classification.resnet import resnet18
-  >>> model = resnet18(width=8, num_classes=10)
+  >>> from vision_jax.models.classification.resnet import ResNet
+  >>> model = ResNet('basic', (1,), width=8, num_classes=10)
   >>> variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
   >>> state_dict = to_torch(model, variables)
   >>> state_dict['layer1.0.conv1.weight'].shape
   (8, 8, 3, 3)
   >>> print(from_torch(model.clone(num_classes=3), state_dict, source='digits.pth')[1])
-  ResNet: 100 of 102 arrays (176,712 parameters) loaded from digits.pth
+  ResNet: 15 of 17 arrays (2,376 parameters) loaded from digits.pth
     head not loaded, left as initialised: params/fc/bias, params/fc/kernel
   """
   given = {names.modern_name(name): array for name, array in state_dict.items()}
@@ -271,14 +295,19 @@ def _fit(layout: _Layout, model: nn.Module | str, given: Mapping[str, Any], *, l
   title = model if isinstance(model, str) else type(model).__name__
   model = models.create(model) if isinstance(model, str) else model
   wanted = flat_variables(_shapes(model, _image_shape(model)) if like is None else like)
-  if head != 'fresh' and (picked := _picked(layout, wanted, given, tuple(categories), tuple(classes))):
-    notes = [*notes, f'head replaced: {len(classes)} of its {len(categories)} classes were picked by name '
-                     f'({_some(picked)})']
-    given, categories = {**given, **picked}, classes
-  arrays, missing, misshapen, notes = _match(layout, model, wanted, given, list(notes))
+  pick = _Pick() if head == 'fresh' else _picked(layout, model, wanted, given, tuple(categories), tuple(classes), head)
+  arrays, missing, misshapen, notes = _match(layout, model, wanted, {**given, **pick.arrays}, list(notes))
+  replaced = [path for path in wanted if layout.name(path) in pick.arrays]
+  if replaced and not misshapen.keys() & set(replaced):
+    notes.append(f'head replaced: {len(classes) - len(pick.unknown)} of its {len(categories)} classes were picked by '
+                 f'name ({_some(map(layout.name, replaced))})')
+    categories = classes
+  mixed = [path for path in replaced if path in arrays] if pick.unknown else []
+  notes += [pick.said] if pick.said else []
   unexpected = sorted(given.keys() - {layout.name(path) for path in wanted}, key=_natural)
   heads = extras = frozenset()
-  if missing or misshapen or unexpected or head == 'fresh':
+  image = None
+  if missing or misshapen or unexpected or mixed or head == 'fresh':
     image = _image_shape(model) if like is None else _image_shape_of(model, wanted)
     heads, extras = _head(model, image), _extras(model, image)
   if head == 'fresh':
@@ -292,13 +321,12 @@ def _fit(layout: _Layout, model: nn.Module | str, given: Mapping[str, Any], *, l
     _refuse(title, source, {
         'missing': [layout.name(path) for path in missing if path not in fresh_head],
         'unexpected': [name for name in unexpected if name not in {*map(layout.name, (*heads, *extras))}],
-        'of another shape': [text for path, text in misshapen.items() if path not in fresh_head]})
-  for path in lacking:
-    arrays[path] = _initial(wanted[path])
-  drawn = tuple(path for path in lacking if arrays[path] is None)
-  if drawn:
-    arrays.update(_draw(model, image, {path: wanted[path] for path in drawn},
-                        jax.random.key(0) if key is None else key))
+        'of another shape': [text for path, text in misshapen.items() if path not in fresh_head],
+    }, pick.said if head == 'load' else '')
+  initial = _initial(model, image, {path: wanted[path] for path in (*lacking, *mixed)}, key)
+  for path in mixed:
+    initial[path] = with_classes(names.torch_name(path), arrays[path], initial[path], classes, pick.unknown)
+  arrays.update(initial)
   loaded = tuple(path for path in wanted if path not in lacking)
   counted = sum(math.prod(wanted[path].shape) for path in loaded if path.startswith('params/'))
   return nested(arrays), Report(source, title, loaded, counted, tuple(fresh_head),
@@ -306,17 +334,39 @@ def _fit(layout: _Layout, model: nn.Module | str, given: Mapping[str, Any], *, l
                                  tuple(notes), categories=tuple(categories))
 
 
-def _picked(layout: _Layout, wanted: Mapping[str, Any], given: Mapping[str, np.ndarray], theirs: tuple[str, ...],
-            ours: tuple[str, ...]) -> dict[str, np.ndarray]:
-  """The arrays of a detector's classification layers for our classes, where all of these are among theirs."""
-  if not ours or theirs == ours or not set(ours) <= set(theirs):
-    return {}
-  found = {}
-  for path in wanted:
-    if (name := layout.name(path)) in given:
-      found[name] = pick_classes(names.torch_name(path), np.asarray(given[name]), theirs, ours,
-                                 axis=layout.features_axis)
-  return {name: array for name, array in found.items() if array is not None}
+class _Pick(NamedTuple):
+  """A detector's classification layers for our classes, by the layout's name; which classes they lack; a note."""
+
+  arrays: Mapping[str, np.ndarray] = {}
+  unknown: tuple[str, ...] = ()
+  said: str = ''
+
+
+def _picked(layout: _Layout, model: nn.Module, wanted: Mapping[str, Any], given: Mapping[str, np.ndarray],
+            theirs: tuple[str, ...], ours: tuple[str, ...], head: str) -> _Pick:
+  """What becomes of the weights' classes where the model has others."""
+  if not ours or not theirs or theirs == ours:
+    return _Pick()
+  found = {layout.name(path): pick_classes(names.torch_name(path), np.asarray(given[layout.name(path)]), theirs, ours,
+                                           axis=layout.features_axis) for path in wanted if layout.name(path) in given}
+  found = {name: array for name, array in found.items() if array is not None}
+  if not found:
+    return _Pick()
+  if twice := [name for name, count in Counter(ours).items() if count > 1]:
+    raise ValueError(f'from_torch: classes names {", ".join(map(repr, twice))} twice; give each class once')
+  if len(ours) != (own := getattr(model, 'num_classes', None)):
+    return _Pick(said=f'no class was picked by name: {len(ours)} are named, and the model has {own}')
+  unknown = tuple(name for name in ours if name not in theirs)
+  said = f"{len(unknown)} of {len(ours)} classes are not among the weights': {_unknown(unknown, theirs)}"
+  if unknown and (head == 'load' or len(ours) in (len(theirs), len(unknown))):
+    return _Pick(said=said)
+  return _Pick(found, unknown, f'{said}; they are as initialised' if unknown else '')
+
+
+def _unknown(lacking: Sequence[str], known: Sequence[str]) -> str:
+  """Names, each with the known one that is most like it."""
+  close = {name: difflib.get_close_matches(name, known, n=1) for name in lacking}
+  return _some((f'{name} (they have {found[0]})' if found else name for name, found in close.items()), shown=20)
 
 
 def _match(layout: _Layout, model: nn.Module, wanted: Mapping[str, Any], given: Mapping[str, np.ndarray],
@@ -358,11 +408,17 @@ def _resize_positions(model: nn.Module, array: np.ndarray) -> tuple[np.ndarray, 
                                'patches')
 
 
-def _refuse(model: str, source: str, kinds: Mapping[str, list[str]]) -> None:
+class _MisfitError(ValueError):
+  """Weights of another model."""
+
+
+def _refuse(model: str, source: str, kinds: Mapping[str, list[str]], said: str = '') -> None:
+  """Refuses weights of which anything is listed, and says what else is known about them."""
   found = [f'{kind}: {_some(listed)}' for kind, listed in kinds.items() if listed]
   if found:
-    raise ValueError(f'{source} does not fit {model}; {"; ".join(found)}; choose the model and options that it was '
-                     'made with, or strict=False to load what fits')
+    found += [said] if said else []
+    raise _MisfitError(f'{source} does not fit {model}; {"; ".join(found)}; choose the model and options that it was '
+                       'made with, or strict=False to load what fits')
 
 
 # What a model wants.
@@ -452,9 +508,12 @@ def _draw(model: nn.Module, image: tuple[int, ...], wanted: Mapping[str, Any],
   return {path: np.asarray(leaf) for path, leaf in jax.jit(draw)(key).items()}
 
 
-def _initial(leaf: Any) -> np.ndarray | None:
-  """The value that `like` holds; None where it holds a shape only."""
-  return None if isinstance(leaf, jax.ShapeDtypeStruct) else np.asarray(leaf)
+def _initial(model: nn.Module, image: tuple[int, ...] | None, wanted: Mapping[str, Any],
+             key: jax.Array | None) -> dict[str, np.ndarray]:
+  """The arrays that `like` holds, and drawn ones where it holds shapes only."""
+  drawn = {path: leaf for path, leaf in wanted.items() if isinstance(leaf, jax.ShapeDtypeStruct)}
+  found = {path: np.asarray(leaf) for path, leaf in wanted.items() if path not in drawn}
+  return {**found, **(_draw(model, image, drawn, jax.random.key(0) if key is None else key) if drawn else {})}
 
 
 # Trees and names.
@@ -488,10 +547,10 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
   return [(0, int(part), '') if part.isdigit() else (1, 0, part) for part in re.split(r'(\d+)', name)]
 
 
-def _some(found: Iterable[str]) -> str:
+def _some(found: Iterable[str], shown: int = SHOWN) -> str:
   found = list(found)
-  more = f' and {len(found) - SHOWN} more' if len(found) > SHOWN else ''
-  return ', '.join(found[:SHOWN]) + more
+  more = f' and {len(found) - shown} more' if len(found) > shown else ''
+  return ', '.join(found[:shown]) + more
 
 
 def _is_file(source: str | pathlib.Path) -> bool:

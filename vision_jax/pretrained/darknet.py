@@ -90,7 +90,8 @@ def from_darknet(model: nn.Module, path: str | pathlib.Path, *, variables: Varia
     path: of the file.
     variables: what stays where the file holds nothing; needed for a file that ends before the model does, such as
       `darknet53.conv.74`, which has the backbone of `yolov3`.
-    partial: allows a file that ends after one of the model's layers, or goes on after its last.
+    partial: allows a file that ends after one of the model's layers; for a model without classes, such as a body, also
+      one that goes on after the last of them.
     eps: where the small number of BatchNorm stands: 'inside' the root, as in our models and in darknet on a GPU (1e-5);
       'outside' of it, as in darknet on a CPU (1e-6), which the scales then take in, so that our model computes the
       same.
@@ -99,18 +100,24 @@ def from_darknet(model: nn.Module, path: str | pathlib.Path, *, variables: Varia
     The variables, float32, and what was loaded.
 
   Raises:
-    ValueError: a file that is damaged or holds more or fewer numbers than the model, a model with layers that darknet
-      has not, or an unknown eps.
+    ValueError: a file that is damaged, holds more or fewer numbers than the model, or variances that are none, as it
+      belongs to another network; a model with layers that darknet has not, or an unknown eps.
   """
   _check_eps(eps)
   version, seen, numbers = read_weights(path)
   layers = darknet_layers(model, transposed=max(version[:2]) > _TRANSPOSING)
   ends = np.cumsum([sum(piece.size for piece in layer) for layer in layers])
   total, held = int(ends[-1]), len(numbers)
-  if held != total and not (partial and (held > total or held in ends)):
+  # Only where no head follows the body: the numbers of one in the middle of a file shift all that come after them.
+  longer = held > total and not getattr(model, 'num_classes', 0)
+  if held != total and not (partial and (longer or held in ends)):
     raise ValueError(f'{path} holds {held:,} numbers, and {type(model).__name__} of these options takes {total:,}; '
                      'num_classes, anchors and norm must be those of its cfg'
-                     + ('; partial=True reads a file that ends after a layer' if held in ends or held > total else ''))
+                     + ('; partial=True, or strict=False of `load`, reads a file that ends after a layer'
+                        if held in ends else ''))
+  if longer and all(len(layer) < 5 for layer in layers):
+    raise ValueError(f'{path} holds {held:,} numbers, and {type(model).__name__} takes {total:,} and has no BatchNorm, '
+                     'whose variances would show that the first of them are its own; give the model of the whole file')
   count = int(np.searchsorted(ends, held, side='right'))
   if count < len(layers) and variables is None:
     raise ValueError(f'{path} has {count} of {len(layers)} layers; give variables=, for those it has not')
@@ -121,9 +128,33 @@ def from_darknet(model: nn.Module, path: str | pathlib.Path, *, variables: Varia
       flat[piece.path] = np.ascontiguousarray(
           numbers[place:place + piece.size].reshape(piece.shape).transpose(piece.axes))
       place += piece.size
+    _check_variance(path, model, layer, flat)
     _fold_eps(flat, layer, eps, 1)
   names = tuple('/'.join(layer[-1].path) for layer in layers)
   return traverse_util.unflatten_dict(flat), Loaded(version, seen, names[:count], names[count:], max(0, held - total))
+
+
+def fitting_classes(model: nn.Module, path: str | pathlib.Path) -> int | None:
+  """How many classes a model needs to be as long as a `.weights` file; None where no number of them makes it so.
+
+  Args:
+    model: a YOLO or a Darknet of `models`, with the anchors and all else that the file has.
+    path: of the file.
+
+  Raises:
+    ValueError: a file that is damaged, or a model with layers that darknet has not.
+  """
+  if not (own := getattr(model, 'num_classes', 0)):
+    return None
+
+  def length(classes: int) -> int:
+    return sum(piece.size for layer in darknet_layers(model.clone(num_classes=classes)) for piece in layer)
+
+  more = len(read_weights(path)[2]) - length(own)
+  if not more:
+    return own
+  more, rest = divmod(more, length(own + 1) - length(own))  # each class adds the same numbers
+  return own + more if not rest and own + more > 0 else None
 
 
 def to_darknet(path: str | pathlib.Path, model: nn.Module, variables: Variables, *, seen: int = 0,
@@ -181,6 +212,7 @@ def read_weights(path: str | pathlib.Path) -> tuple[tuple[int, int, int], int, n
   return version, seen, numbers
 
 
+@functools.lru_cache(maxsize=8)
 def darknet_layers(model: nn.Module, *, transposed: bool = False) -> tuple[tuple[Piece, ...], ...]:
   """The arrays of each layer of a model in the order of a `.weights` file; the kernel comes last.
 
@@ -204,7 +236,7 @@ def darknet_layers(model: nn.Module, *, transposed: bool = False) -> tuple[tuple
 
   with nn.intercept_methods(record):
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0),
-                            jnp.zeros((1, *getattr(model, 'canvas', _SIZE), 3)))
+                            jnp.zeros((1, *(getattr(model, 'canvas', None) or _SIZE), 3)))
   flat = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()}
   layers: list[tuple[Piece, ...]] = []
   for (kind, path), (after, norm) in zip(calls, [*calls[1:], ('', ())], strict=True):
@@ -240,6 +272,19 @@ def _layer(kind: str, path: Path, norm: Path | None, shapes: Mapping[Path, tuple
 
 def _piece(path: Path, axes: tuple[int, ...], ours: tuple[int, ...]) -> Piece:
   return Piece(path, tuple(ours[i] for i in np.argsort(axes)), axes)
+
+
+def _check_variance(path: str | pathlib.Path, model: nn.Module, layer: tuple[Piece, ...],
+                    flat: Mapping[Path, np.ndarray]) -> None:
+  """Refuses a BatchNorm's variance that is none: what was read there is the bias or the kernel of another layer."""
+  if len(layer) != 5:
+    return
+  variance = flat[layer[3].path]
+  wrong = variance[~(np.isfinite(variance) & (variance >= 0))]
+  if len(wrong):
+    raise ValueError(f'{path} does not fit {type(model).__name__}: what stands where it has {"/".join(layer[3].path)} '
+                     f'is no variance ({wrong[0]:.3g}), so the file is of another network; give the model and options '
+                     'that it was made with (width, num_classes, anchors, norm)')
 
 
 def _fold_eps(flat: dict[Path, Any], layer: tuple[Piece, ...], eps: str, power: int) -> None:

@@ -46,7 +46,8 @@ def pick_classes(name: str, array: np.ndarray, theirs: Sequence[str], ours: Sequ
     name: torch's, of the layer's kernel or bias.
     array: either.
     theirs: the names of the classes that the array has, in order, without a private background or no object.
-    ours: the names of those wanted; all of them among `theirs`.
+    ours: the names of those wanted. One that is not among `theirs` gets the numbers of their first class, for
+      `with_classes` to replace.
     axis: of the layer's numbers: 0 in torch's layout, -1 in ours.
 
   Returns:
@@ -57,14 +58,47 @@ def pick_classes(name: str, array: np.ndarray, theirs: Sequence[str], ours: Sequ
   >>> pick_classes('head.classification_head.module_list.0.bias', bias, ('cat', 'dog', 'cow'), ('cow', 'cat')).tolist()
   [0, 3, 1, 4, 7, 5]
   """
-  layer = next((layer for layer in _LAYERS if layer.pattern.search(name)), None)
-  if layer is None or not array.ndim:
+  layer = _layer_of(name)
+  table = _table(layer, array.shape[axis], len(theirs)) if layer and array.ndim else None
+  if table is None:
     return None
-  rows, length = layer.before + len(theirs) + layer.after, array.shape[axis]
+  places = {name: layer.before + i for i, name in enumerate(theirs)}
+  wanted = [*range(layer.before), *(places.get(name, layer.before) for name in ours),
+            *range(table.shape[1] - layer.after, table.shape[1])]
+  return np.take(array, table[:, wanted].ravel(), axis=axis)
+
+
+def with_classes(name: str, array: np.ndarray, other: np.ndarray, ours: Sequence[str],
+                 chosen: Sequence[str]) -> np.ndarray:
+  """A classification layer in which the numbers about some classes are those of another one.
+
+  Args:
+    name: torch's, of the layer's kernel or bias.
+    array: either, in our layout.
+    other: of the same shape.
+    ours: the names of the classes of both.
+    chosen: those whose numbers are taken from `other`.
+
+  >>> name, bias = 'head.classification_head.module_list.0.bias', np.arange(6)
+  >>> with_classes(name, bias, 10 + bias, ('cat', 'dog'), ('dog',)).tolist()
+  [0, 1, 12, 3, 4, 15]
+  """
+  layer = _layer_of(name)
+  table = _table(layer, array.shape[-1], len(ours))
+  index = table[:, [layer.before + i for i, name in enumerate(ours) if name in chosen]].ravel()
+  array = array.copy()
+  array[..., index] = other[..., index]
+  return array
+
+
+def _layer_of(name: str) -> _Layer | None:
+  return next((layer for layer in _LAYERS if layer.pattern.search(name)), None)
+
+
+def _table(layer: _Layer, length: int, classes: int) -> np.ndarray | None:
+  """Where each number of a layer stands: `[anchors, logits, each]`; None where it is not one of so many classes."""
+  rows = layer.before + classes + layer.after
   anchors, rest = divmod(length, rows * layer.each)
   if rest or (layer.each > 1 and anchors != 1):
     return None
-  wanted = [*range(layer.before), *(layer.before + tuple(theirs).index(name) for name in ours),
-            *range(rows - layer.after, rows)]
-  index = np.arange(length).reshape(anchors, rows, layer.each)[:, wanted].ravel()
-  return np.take(array, index, axis=axis)
+  return np.arange(length).reshape(anchors, rows, layer.each)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from vision_jax import losses, ops
 from vision_jax.conventions import Array, Batch, ClassMap, Term
 from vision_jax.losses.faster_rcnn import roi_roles, rpn_roles
-from vision_jax.tasks.detection import Detection, assign_options
+from vision_jax.tasks.detection import Detection, assign_options, at_least_one
 
 RPN_WEIGHTS = (('loss_rpn_objectness', 1.0), ('loss_rpn_box', 1.0))
 HEAD_WEIGHTS = (('loss_class', 1.0), ('loss_box', 1.0))
@@ -117,8 +117,10 @@ def faster_rcnn(module: nn.Module, classes: ClassMap, *, external_proposals: boo
     module: has the stages `features`, `propose` and `heads`, and `anchors(canvas)`.
     classes: the names and file ids of the K classes.
     external_proposals: take the proposals from `batch['proposals']` [B, P, 4], xyxy in pixels of the canvas, and bool
-      `batch['proposals_valid']` [B, P] (all, where the batch has none): Fast R-CNN (Girshick, arXiv 1504.08083). The
-      module's own network for proposals is neither run nor trained.
+      `batch['proposals_valid']` [B, P] (all, where the batch has none): Fast R-CNN (Girshick, arXiv 1504.08083). For
+      batches of your own: no source of data gives proposals. The module's own network for them is not run and has no
+      loss, but its parameters stay among the others, where weight decay shrinks them; the rule
+      `('^rpn/', dict(freeze=True))` of the optimiser leaves them as they are.
     rpn_positive_iou, rpn_negative_iou, rpn_samples, rpn_positive_fraction: see `losses.rpn_loss` (`positive_iou`,
       `negative_iou`, `size`, `positive_fraction`).
     roi_iou, roi_samples, roi_positive_fraction, add_ground_truth: see `losses.sample_proposals` (`iou_threshold`,
@@ -131,12 +133,14 @@ def faster_rcnn(module: nn.Module, classes: ClassMap, *, external_proposals: boo
       proposals. All 1 when left out.
 
   Raises:
-    ValueError: a module without these stages; on use, external proposals that the batch does not have.
+    ValueError: a module without these stages, a number of samples or detections below 1; on use, external proposals
+      that the batch does not have.
   """
   missing = [name for name in ('features', 'propose', 'heads', 'anchors') if not hasattr(module, name)]
   if missing:
     raise ValueError(f'task faster_rcnn needs a model with the stages features, propose and heads, such as '
                      f'fasterrcnn_small; {type(module).__name__} has no {", ".join(missing)}')
+  at_least_one('faster_rcnn', rpn_samples=rpn_samples, roi_samples=roi_samples, max_detections=max_detections)
   forward = TwoStageForward(_given(size=roi_samples, positive_fraction=roi_positive_fraction, iou_threshold=roi_iou,
                                    add_ground_truth=add_ground_truth), external_proposals)
   rpn = _given(positive_iou=rpn_positive_iou, negative_iou=rpn_negative_iou, size=rpn_samples,
@@ -153,7 +157,8 @@ def _external(batch: Batch) -> dict[str, Array]:
   """The proposals of a batch."""
   if 'proposals' not in batch:
     raise ValueError("task faster_rcnn with external_proposals needs batch['proposals'] [B, P, 4], and proposals_valid "
-                     f'[B, P] where some slots are empty; the batch has {", ".join(sorted(batch))}')
+                     f'[B, P] where some slots are empty; the batch has {", ".join(sorted(batch))}, and no '
+                     'source of data gives them; add them to batches of your own')
   boxes = jnp.asarray(batch['proposals'])
   valid = batch.get('proposals_valid')
   return {'proposals': boxes, 'proposals_valid': jnp.ones(boxes.shape[:2], bool) if valid is None else valid}

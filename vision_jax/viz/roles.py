@@ -21,7 +21,7 @@ def draw_assignment(image: np.ndarray, boxes: np.ndarray, roles: np.ndarray, own
 
   Every object has a colour of its own, which the boxes of its positive predictions bear too; an object that none of
   them learns is red and crossed out. Negative predictions are grey dots at the middle of their boxes, ignored ones
-  yellow dots.
+  yellow dots below them.
 
   Args:
     image: uint8 `[H, W, 3]`.
@@ -50,7 +50,7 @@ def draw_assignment(image: np.ndarray, boxes: np.ndarray, roles: np.ndarray, own
   sheet, draw = canvas.painter(canvas.enlarged(image, scale))
   width = max(1, round(min(sheet.size) / 200))
   finite = np.isfinite(boxes).all(axis=1)
-  for role, colour in ((0, _NEGATIVE), (-1, _IGNORED)):
+  for role, colour in ((-1, _IGNORED), (0, _NEGATIVE)):  # what has a loss stays in sight
     for x, y in scale * (boxes[finite & (roles == role), :2] + boxes[finite & (roles == role), 2:]) / 2:
       draw.ellipse((x - width, y - width, x + width, y + width), fill=colour)
   colours = palette(len(objects) + 2)[2:]  # neither black nor red, which means something else

@@ -53,6 +53,7 @@ ANCHORS: dict[str, tuple[LevelSizes, tuple[float, ...]]] = {
 # For digits of 12 to 48 pixels, higher than wide, on levels of stride 8 and 16.
 DIGIT_SIZES: LevelSizes = ((14.0, 20.0), (28.0, 38.0))
 DIGIT_RATIOS = (1.4,)
+POWERS_OF_TWO = tuple(1 << i for i in range(10))
 
 
 class FasterRCNN(nn.Module):
@@ -85,7 +86,8 @@ class FasterRCNN(nn.Module):
     [B, P, 4]` that hold where bool `proposals_valid [B, P]`.
 
   Raises:
-    ValueError: levels with different numbers of sizes, other than one stride with 'max', an unknown `pooling`.
+    ValueError: levels with different numbers of sizes, other than one stride with 'max', an unknown `pooling`, strides
+      that do not double, numbers of proposals that are not two of at least 1.
 
   >>> model = fasterrcnn_small(num_classes=10, post_nms=(50, 20))
   >>> outputs = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((2, 96, 128, 3)))[0]
@@ -116,6 +118,10 @@ class FasterRCNN(nn.Module):
     if self.pooling not in ('align', 'max') or (self.pooling == 'max' and len(self.strides) != 1):
       raise ValueError(f"FasterRCNN: pooling {self.pooling!r} with strides {self.strides}; give 'align', or 'max' with "
                        'one stride')
+    finest = self.strides[0] if self.strides else 0
+    if finest not in POWERS_OF_TWO or tuple(self.strides) != tuple(finest * 2 ** i for i in range(len(self.strides))):
+      raise ValueError(f'FasterRCNN: strides {self.strides}; give powers of two, each twice the one before')
+    two_counts(pre_nms=self.pre_nms, post_nms=self.post_nms)
     self.backbone = self._backbone()
     self.rpn = RegionProposals(self._per_pixel(), self.dtype)
     self.roi_heads = RegionHeads(self.num_classes, self.hidden, self.dropout, self.dtype)
@@ -273,7 +279,7 @@ class RegionHeads(nn.Module):
   def __call__(self, crops: Array, *, train: bool = False) -> dict[str, Array]:
     x = BoxHead(self.hidden, self.dropout, self.dtype, name='box_head')(crops, train=train)
     logits, deltas = BoxPredictor(self.num_classes, self.dtype, name='box_predictor')(x)
-    return {'logits': logits, 'box_deltas': deltas.reshape(*deltas.shape[:2], -1, 4)}
+    return {'logits': logits, 'box_deltas': deltas.reshape(*logits.shape, 4)}
 
 
 class BoxHead(nn.Module):
@@ -295,7 +301,8 @@ class BoxHead(nn.Module):
 
   @nn.compact
   def __call__(self, crops: Array, *, train: bool = False) -> Array:
-    x = FlatDense(self.hidden, self.dtype, name='fc6')(crops.reshape(-1, *crops.shape[2:]))
+    regions = crops.shape[0] * crops.shape[1]  # which may be none
+    x = FlatDense(self.hidden, self.dtype, name='fc6')(crops.reshape(regions, *crops.shape[2:]))
     x = nn.relu(x).reshape(*crops.shape[:2], self.hidden)
     x = Dropout(self.dropout, name='drop6')(x, train=train)
     x = nn.relu(nn.Dense(self.hidden, kernel_init=linear_init, dtype=jnp.dtype(self.dtype), name='fc7')(x))
@@ -327,6 +334,19 @@ class BoxPredictor(nn.Module):
     return logits.astype(jnp.float32), deltas.astype(jnp.float32)
 
 
+def two_counts(**counts: tuple[int, int]) -> dict[str, tuple[int, int]]:
+  """Numbers of proposals in training and in prediction as they are; a ValueError names one that is not two of at
+  least 1.
+
+  >>> two_counts(post_nms=[64, 48])
+  {'post_nms': (64, 48)}
+  """
+  for name, given in counts.items():
+    if not isinstance(given, (tuple, list)) or len(given) != 2 or min(given) < 1:
+      raise ValueError(f'FasterRCNN: {name} is {given}; give two numbers of at least 1, in training and in prediction')
+  return {name: tuple(given) for name, given in counts.items()}
+
+
 def fasterrcnn_resnet50_fpn(*, num_classes: int = 90, norm: str = 'batch', hidden: int = 1024,
                             pre_nms: tuple[int, int] = (2000, 1000), post_nms: tuple[int, int] = (2000, 1000),
                             dtype: Any = jnp.float32) -> FasterRCNN:
@@ -341,8 +361,8 @@ def fasterrcnn_resnet50_fpn(*, num_classes: int = 90, norm: str = 'batch', hidde
   (24960, 6240, 1560, 390, 105)
   """
   body = resnet50(num_classes=0, norm=norm, dtype=dtype)
-  return FasterRCNN(body, ('layer1', 'layer2', 'layer3', 'layer4'), num_classes, hidden=hidden, pre_nms=tuple(pre_nms),
-                    post_nms=tuple(post_nms), dtype=dtype)
+  return FasterRCNN(body, ('layer1', 'layer2', 'layer3', 'layer4'), num_classes, hidden=hidden, dtype=dtype,
+                    **two_counts(pre_nms=pre_nms, post_nms=post_nms))
 
 
 def fasterrcnn_mobilenet_v3_large_fpn(*, num_classes: int = 90, norm: str = 'batch', hidden: int = 1024,
@@ -363,7 +383,7 @@ def fasterrcnn_mobilenet_v3_large_fpn(*, num_classes: int = 90, norm: str = 'bat
   body = mobilenet_v3_large(num_classes=0, norm=norm, eps=1e-5, momentum=0.9, dtype=dtype)
   every_size = tuple(size for level in RPN_SIZES for size in level)
   return FasterRCNN(body, ('features_13', 'features_16'), num_classes, (32,), (every_size,) * 3, hidden=hidden,
-                    pre_nms=tuple(pre_nms), post_nms=tuple(post_nms), rpn_score_threshold=0.05, dtype=dtype)
+                    rpn_score_threshold=0.05, dtype=dtype, **two_counts(pre_nms=pre_nms, post_nms=post_nms))
 
 
 def fasterrcnn_mobilenet_v3_large_320_fpn(*, num_classes: int = 90, norm: str = 'batch', hidden: int = 1024,
@@ -403,8 +423,8 @@ def fasterrcnn_vgg16(*, num_classes: int = 90, anchors: str = 'paper', hidden: i
     raise ValueError(f'fasterrcnn_vgg16: anchors are {anchors!r}; give one of {", ".join(ANCHORS)}')
   sizes, ratios = ANCHORS[anchors]
   return FasterRCNN(vgg16(num_classes=0, dtype=dtype), ('features_29',), num_classes, (16,), sizes, ratios, 0,
-                    pre_nms=tuple(pre_nms), post_nms=tuple(post_nms), pooling=pooling, hidden=hidden, dropout=dropout,
-                    dtype=dtype)
+                    pooling=pooling, hidden=hidden, dropout=dropout, dtype=dtype,
+                    **two_counts(pre_nms=pre_nms, post_nms=post_nms))
 
 
 def fasterrcnn_small(*, num_classes: int = 90, width: int = 16, sizes: LevelSizes = DIGIT_SIZES,
@@ -424,5 +444,5 @@ def fasterrcnn_small(*, num_classes: int = 90, width: int = 16, sizes: LevelSize
   """
   sizes = tuple(tuple(level) for level in sizes)
   body, levels = fpn.small_body(width, norm, dtype)
-  return FasterRCNN(body, levels, num_classes, (8,), sizes, tuple(ratios), 4 * width, 'none', norm, tuple(pre_nms),
-                    tuple(post_nms), pool_size=pool_size, hidden=hidden, dtype=dtype)
+  return FasterRCNN(body, levels, num_classes, (8,), sizes, tuple(ratios), 4 * width, 'none', norm,
+                    pool_size=pool_size, hidden=hidden, dtype=dtype, **two_counts(pre_nms=pre_nms, post_nms=post_nms))
