@@ -193,7 +193,7 @@ def of_weights(folder, path, **model):
           'data': {'name': 'image_folder', 'path': str(path), 'batch_size': 2}, 'optim': {'name': 'sgd', 'lr': 0.1}}
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_run_gives_its_average_its_model_and_its_preprocessing_and_a_head_of_other_classes_stays_fresh(
     run_folder, tmp_path):
   folder, _, state, _ = run_folder

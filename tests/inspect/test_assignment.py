@@ -18,6 +18,8 @@ from vision_jax.conventions import ClassMap
 from vision_jax.inspect import Role
 from vision_jax.tasks import detection, two_stage
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 CLASSES = ClassMap(('a', 'b', 'c'))
 QUICK = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 # A canvas of 32 x 32: 16 squares of 8 pixels, row by row, then 4 of 16.
@@ -260,6 +262,14 @@ def test_the_picture_shows_each_object_and_what_learns_it_in_one_colour_and_the_
   assert all(7 <= y <= 24 and 7 <= x <= 24 for y, x in at(first))
   assert {(40, 40), (45, 45)} <= at((255, 0, 0)) and min(min(at((255, 0, 0)))) >= 39
   assert (28, 28) in at((150, 160, 170)) and (8, 8) in at((255, 214, 70)) | at(first)
+
+
+def test_a_negative_stays_in_sight_where_an_ignored_anchor_has_its_middle():
+  boxes = np.float32([[4, 4, 16, 16], [6, 6, 14, 14], [20, 4, 28, 12]])
+  for order in ([0, 1, 2], [1, 0, 2]):
+    picture = viz.draw_assignment(np.zeros((32, 32, 3), np.uint8), boxes, np.array([0, -1, -1])[order],
+                                  np.zeros(3, int), np.zeros((0, 4)))
+    assert picture[10, 10].tolist() == [150, 160, 170] and picture[8, 24].tolist() == [255, 214, 70]
 
 
 def test_arrays_that_do_not_fit_a_picture_are_refused():

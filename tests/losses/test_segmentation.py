@@ -10,6 +10,8 @@ import pytest
 from tests import oracles
 from vision_jax import losses
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 B, H, W, K = 3, 4, 5, 4
 
 

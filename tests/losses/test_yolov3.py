@@ -10,6 +10,8 @@ import pytest
 from tests import oracles
 from vision_jax import losses, ops
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 ANCHORS, STRIDES, CANVAS, K = (((6.0, 9.0), (14.0, 8.0)), ((30.0, 24.0),)), (8, 16), (16, 32), 3
 B, N = 3, 5
 PLACES = [(level, row, column, a) for level, (priors, stride) in enumerate(zip(ANCHORS, STRIDES))

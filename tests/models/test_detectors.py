@@ -22,6 +22,8 @@ from vision_jax.models.detection.retinanet import RetinaNet
 from vision_jax.models.detection.ssd import SSD, Extra
 from vision_jax.models.detection.yolov3 import YOLOv3
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 CANVAS, K = (64, 96), 5
 
 # ---- six heads on three backbones ----

@@ -38,6 +38,8 @@ from vision_jax.models.detection.ssd import SSD, Extra
 from vision_jax.models.layers import Conv, ConvTranspose
 from vision_jax.models.segmentation.unet import UNet
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 # Parameters, exact, with the options and channels in of the published count where there is one. What torchvision has is
 # counted in test_published.py.
 COUNTS = {
@@ -152,6 +154,7 @@ SMALL = {
     'unet': (functools.partial(UNet, width=4, depth=1, norm='batch'), (16, 24)),
     'unet strided': (functools.partial(UNet, width=4, depth=1, norm='batch', stem_stride=2), (16, 24)),
 }
+DETECTORS = ('yolov1', 'yolov2', 'yolov3', 'detr', 'retinanet', 'fcos', 'ssd', 'faster r-cnn')
 NORMED = ('resnet basic', 'densenet', 'shufflenet', 'regnet', 'vgg', 'googlenet', 'inception v3',
           'mobilenet v1', 'mobilenet v2', 'mobilenet v3', 'mnasnet', 'efficientnet', 'maxvit', 'yolov1',
           'yolov2', 'yolov3', 'retinanet', 'ssd', 'faster r-cnn', 'unet strided')
@@ -225,8 +228,10 @@ def test_frozen_norm_changes_no_statistics_and_ignores_train(name):
       jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, x))
 
 
+# The detectors' real steps are in tests/tasks; here they take half of the time, and are slow.
 @pytest.mark.medium
-@pytest.mark.parametrize('name', ['lenet5_original', *NORMED])
+@pytest.mark.parametrize('name', [pytest.param(name, marks=[pytest.mark.slow] * (name in DETECTORS))
+                                  for name in ('lenet5_original', *NORMED)])
 def test_every_parameter_has_a_finite_gradient_in_training(name):
   model, variables, x = small(name)
   stats = variables.get('batch_stats', {})

@@ -23,7 +23,16 @@ def test_the_table_has_80_models_and_all_of_them_exist():
   assert set(PUBLISHED) <= set(models.names())
 
 
-@pytest.mark.parametrize('name', models.names())
+# One of a family in the plain suite: tracing all of them takes a minute on two cores.
+TYPICAL = ('alexnet', 'vgg11', 'squeezenet1_1', 'googlenet', 'inception_v3', 'resnet18', 'densenet121',
+           'shufflenet_v2_x0_5', 'regnet_y_400mf', 'mobilenet_v2', 'mobilenet_v3_small', 'mnasnet0_5',
+           'efficientnet_b0', 'convnext_tiny', 'vit_b_32', 'swin_t', 'darknet19', 'yolov3_tiny', 'ssd300_vgg16',
+           'retinanet_resnet50_fpn', 'fcos_resnet50_fpn', 'fasterrcnn_resnet50_fpn', 'detr_resnet50')
+
+
+@pytest.mark.parametrize('name', [
+    name if name in TYPICAL or name.endswith('_small') else pytest.param(name, marks=pytest.mark.slow)
+    for name in models.names()])
 def test_a_model_has_the_published_figures_and_its_line_in_the_document(name):
   found = zoo.sheet(name)
   if name in PUBLISHED:

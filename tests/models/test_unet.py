@@ -11,6 +11,8 @@ from tests.models import drawn
 from vision_jax import models
 from vision_jax.models.segmentation.unet import UNet, nearest_size
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 
 def count(model, channels: int) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(drawn.shapes(model, 1, 16, 16, channels)[1]['params']))

@@ -18,6 +18,7 @@ ONE, TWO = (1, 1), (2, 2)
 CASES = [((3, 3), ONE, (ONE, ONE), ONE), ((3, 3), TWO, (ONE, ONE), ONE), ((7, 5), (2, 3), ((3, 1), (0, 2)), ONE),
          ((3, 2), ONE, ((0, 3), (2, 0)), (2, 3)), ((3, 3), TWO, ((0, 1), (0, 1)), (2, 1)),
          ((1, 3), ONE, ((0, 0), (0, 0)), ONE), ((2, 2), (3, 3), ((0, 0), (0, 0)), ONE)]
+QUICK = functools.partial(jax.jit, static_argnums=0, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def normal(key: int, *shape: int) -> jax.Array:
@@ -42,8 +43,7 @@ def test_a_convolution_and_its_gradients_are_those_of_xla(size, stride, pads, di
     y, pull = jax.vjp(functools.partial(function, **options), x, kernel)
     return y, *pull(normal(2, *y.shape))
 
-  for found, truth in zip(jax.jit(both, static_argnums=0)(windows.convolution),
-                          jax.jit(both, static_argnums=0)(windows._xla), strict=True):
+  for found, truth in zip(QUICK(both)(windows.convolution), QUICK(both)(windows._xla), strict=True):
     np.testing.assert_allclose(found, truth, rtol=1e-5, atol=1e-4)  # sums of up to 858 products of unit normals
 
 
@@ -56,8 +56,7 @@ def test_the_gradient_of_a_maximum_goes_to_the_first_of_equal_ones_as_in_xla(siz
     y, pull = jax.vjp(lambda x: function(x, size, stride, pads), x)
     return y, *pull(normal(1, *y.shape))
 
-  for found, truth in zip(jax.jit(both, static_argnums=0)(windows.max_pool),
-                          jax.jit(both, static_argnums=0)(windows._xla_max), strict=True):
+  for found, truth in zip(QUICK(both)(windows.max_pool), QUICK(both)(windows._xla_max), strict=True):
     np.testing.assert_allclose(found, truth, atol=1e-5)  # sums of up to nine normals
 
 

@@ -12,6 +12,8 @@ import pytest
 from tests.golden import make_matching
 from vision_jax import ops
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'matching.npz'
 
 

@@ -12,6 +12,8 @@ from tests.ops.test_yolo import ANCHORS, CANVAS, STRIDES, some_outputs
 from vision_jax import ops
 from vision_jax.conventions import option_defaults
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 # Score and suppression thresholds, the most that enter the suppression, and the most that come out. The YOLOs: with
 # which darknet evaluates (`yolo.c`, `detector.c`), whose lists have no end; the other figures are torchvision's, where
 # a Faster R-CNN lets all regions enter. DETR suppresses nothing and has 100 queries.

@@ -48,7 +48,7 @@ def launch(folder, processes):
   return [pickle.loads((folder / f'result{rank}').read_bytes()) for rank in range(processes)], outputs
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_two_processes_of_two_devices_equal_one_process_of_four_and_write_one_checkpoint(tmp_path):
   (tmp_path / 'one').mkdir()
   (tmp_path / 'two').mkdir()

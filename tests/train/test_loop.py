@@ -21,6 +21,8 @@ from vision_jax.train import step as step_lib
 from vision_jax.train.checkpoint import Checkpoints
 from vision_jax.train.state import create_state, state_shapes, to_host
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 STEPS = 20
 
 

@@ -16,6 +16,8 @@ from vision_jax.tasks import base
 from vision_jax.train import step as step_lib
 from vision_jax.train.state import create_state, to_host
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 
 def run(steps=3, *, task=None, accumulate=1, ema_decay=None, loader=None, optimiser=None):
   task, loader = task or toy.ToyTask(), loader or toy.loader()
@@ -184,7 +186,7 @@ def one_and_eight(tmp_path_factory, run_python):
   return results
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_one_device_and_eight_give_the_same_parameters_with_very_uneven_objects(one_and_eight):
   one, eight = one_and_eight
   assert (one['devices'], eight['devices']) == (1, 8)
