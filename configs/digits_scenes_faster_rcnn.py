@@ -3,7 +3,7 @@
   python experiments/train.py --config configs/digits_scenes_faster_rcnn.py --workdir runs/faster_rcnn
 
 96 x 128 pixels, ten minutes on 2 CPU cores. Expected on 200 scenes of other writers' digits: AP@.5 of 0.90 or more.
-Measured after 441 steps of a run of 600, two minutes on a busy machine: AP@.5 of 0.69, AP@[.5:.95] of 0.47.
+Measured: 0.968 and AP@[.5:.95] of 0.790, in 11:24 beside other work.
 """
 
 from ml_collections import config_dict

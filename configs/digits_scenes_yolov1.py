@@ -4,6 +4,7 @@
 
 96 x 128 pixels, a grid of 6 x 8 cells, ten minutes on 2 CPU cores. Expected on 200 scenes of other writers' digits:
 AP@.5 of 0.75 or more.
+Measured: 0.823 and AP@[.5:.95] of 0.382 after 9:10.
 
 Of two digits whose centres lie in one cell only the larger is learned, and a cell predicts one class. What it takes:
 the fully connected layer begins as one 1x1 convolution (`cells_alike`) and learns with a twentieth of the learning
