@@ -8,11 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from tests.models import drawn
+from tests.tasks import steps
 from vision_jax import build, models, tasks
 from vision_jax.conventions import ClassMap
-from vision_jax.train import step as step_lib
-from vision_jax.train.state import state_shapes, to_host
 
 CLASSES = ClassMap(('a', 'b', 'c'))
 NAMES = ('retinanet', 'fcos', 'ssd')
@@ -31,29 +29,7 @@ def experiment(name):
 
 @functools.cache
 def two_steps(name):
-  """The states after two steps on one batch, in the second as it is and spoiled; the batch; the logs of the three."""
-  task, batch = experiment(name).task, experiment(name).train_loader.batch(0)
-  # Drawn by NumPy: `init` takes longer to compile than the step.
-  variables = drawn.variables(task.module, batch['image'])
-  shapes = state_shapes(task, experiment(name).optimiser, batch)
-  state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-  state = step_lib.replicate(state.replace(params=variables.pop('params'), model_state=variables))
-  step = step_lib.make_train_step(task, experiment(name).optimiser)
-  state, log = step(state, step_lib.shard_batch(batch))
-  first, ends = to_host(state), []
-  for given in (batch, spoiled(batch)):
-    state, second = step(step_lib.replicate(jax.tree.map(np.array, first)), step_lib.shard_batch(given))
-    ends.append((to_host(state), jax.device_get(second)))
-  states, logs = zip(*ends, strict=True)
-  return states, batch, (jax.device_get(log), *logs)
-
-
-def spoiled(batch):
-  """The same batch with other values wherever no object is real."""
-  batch = {name: value.copy() for name, value in batch.items()}
-  assert 0 < batch['boxes_valid'].sum() < batch['boxes_valid'].size
-  batch['boxes'][~batch['boxes_valid']], batch['labels'][~batch['boxes_valid']] = np.nan, 10**9
-  return batch
+  return steps.two_steps(experiment(name))
 
 
 @pytest.mark.medium

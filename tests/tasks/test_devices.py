@@ -9,11 +9,10 @@ import pytest
 PROGRAM = """
 import json
 import jax
-import numpy as np
-from tests.models import drawn
+from tests.tasks.steps import drawn_state
 from vision_jax import build
 from vision_jax.train import step as step_lib
-from vision_jax.train.state import state_shapes, to_host
+from vision_jax.train.state import to_host
 out = {'devices': jax.device_count()}
 for task, model in (({'name': 'ssd'}, {'name': 'ssd_small', 'width': 4}),
                     ({'name': 'faster_rcnn', 'rpn_samples': 32, 'roi_samples': 12},
@@ -23,10 +22,7 @@ for task, model in (({'name': 'ssd'}, {'name': 'ssd_small', 'width': 4}),
         'data': {'name': 'digit_scenes', 'train_size': 8, 'val_size': 8, 'batch_size': 8, 'canvas': (64, 96)},
         'optim': {'name': 'sgd', 'lr': 0.1}, 'train': {'duration': '2 steps'}})
     batch = experiment.train_loader.batch(0)
-    variables = drawn.variables(experiment.task.module, batch['image'])
-    shapes = state_shapes(experiment.task, experiment.optimiser, batch)
-    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    state = step_lib.replicate(state.replace(params=variables.pop('params'), model_state=variables))
+    state = drawn_state(experiment, batch)
     step = step_lib.make_train_step(experiment.task, experiment.optimiser)
     logs = []
     for _ in range(2):  # the second says what the first one's update was worth

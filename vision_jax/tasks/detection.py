@@ -200,9 +200,9 @@ def yolov1(module: nn.Module, classes: ClassMap, *, objectness_target: str | Non
   _require('yolov1', module, ('canvas', 'boxes_per_cell'), 'yolov1_small')
   at_least_one('yolov1', max_detections=max_detections)
   layout = {'canvas': module.canvas, 'boxes_per_cell': module.boxes_per_cell}
-  criterion = Criterion(losses.yolov1_loss, FrozenDict(layout, **_given(objectness_target=objectness_target)),
+  criterion = Criterion(losses.yolov1_loss, FrozenDict(layout, **given(objectness_target=objectness_target)),
                         losses.yolov1.roles)
-  decode = Decode(ops.yolov1_decode, FrozenDict(layout, **_given(
+  decode = Decode(ops.yolov1_decode, FrozenDict(layout, **given(
       score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections,
       best_class=best_class)))
   return Detection(module, classes, criterion, decode, weights, voc_ap)
@@ -228,10 +228,10 @@ def yolov2(module: nn.Module, classes: ClassMap, *, box_loss: str | None = None,
   _require('yolov2', module, ('anchors', 'stride'), 'yolov2_small')
   at_least_one('yolov2', max_detections=max_detections, pre_nms=pre_nms)
   layout = {'anchors': module.anchors, 'stride': module.stride}
-  criterion = Criterion(losses.yolov2_loss, FrozenDict(layout, prior=prior, **_given(
+  criterion = Criterion(losses.yolov2_loss, FrozenDict(layout, prior=prior, **given(
       box_loss=box_loss, small_box_weight=small_box_weight, ignore_threshold=ignore_threshold,
       objectness_target=objectness_target)), losses.yolov2.roles)
-  decode = Decode(ops.yolov2_decode, FrozenDict(layout, **_given(
+  decode = Decode(ops.yolov2_decode, FrozenDict(layout, **given(
       score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections, pre_nms=pre_nms)))
   if weights is None:
     weights = (*losses.YOLOV2_WEIGHTS.items(), *((('loss_prior', 0.01),) if prior else ()))
@@ -294,11 +294,11 @@ def yolov3(module: nn.Module, classes: ClassMap, *, box_loss: str | None = None,
   _require('yolov3', module, ('anchors', 'strides'), 'yolov3_small')
   at_least_one('yolov3', max_detections=max_detections, pre_nms=pre_nms)
   layout = {'anchors': module.anchors, 'strides': module.strides}
-  criterion = Criterion(losses.yolov3_loss, FrozenDict(layout, **_given(
+  criterion = Criterion(losses.yolov3_loss, FrozenDict(layout, **given(
       box_loss=box_loss, ignore_threshold=ignore_threshold, objectness_target=objectness_target,
       extra_match_iou=extra_match_iou, label_smoothing=label_smoothing, match=match, ignore=ignore)),
                         losses.yolov3.roles)
-  decode = Decode(ops.yolov3_decode, FrozenDict(layout, **_given(
+  decode = Decode(ops.yolov3_decode, FrozenDict(layout, **given(
       score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections, pre_nms=pre_nms)))
   return Detection(module, classes, criterion, decode, weights, voc_ap)
 
@@ -321,9 +321,9 @@ def retinanet(module: nn.Module, classes: ClassMap, *, positive_iou: float | Non
   names = ('logits', 'deltas')
   _require_outputs('retinanet', module, names, 'retinanet_small')
   at_least_one('retinanet', max_detections=max_detections, pre_nms=pre_nms)
-  criterion = DenseCriterion(module, losses.retinanet_loss, names, _given(
+  criterion = DenseCriterion(module, losses.retinanet_loss, names, given(
       positive_iou=positive_iou, negative_iou=negative_iou, alpha=alpha, gamma=gamma), losses.retinanet.roles)
-  decode = DenseDecode(module, ops.retinanet_decode, names, _given(
+  decode = DenseDecode(module, ops.retinanet_decode, names, given(
       score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections, pre_nms=pre_nms))
   return Detection(module, classes, criterion, decode, weights, voc_ap)
 
@@ -348,9 +348,9 @@ def fcos(module: nn.Module, classes: ClassMap, *, radius: float | None = None, a
   names = ('logits', 'distances', 'centerness')
   _require_outputs('fcos', module, names, 'fcos_small')
   at_least_one('fcos', max_detections=max_detections, pre_nms=pre_nms)
-  criterion = DenseCriterion(module, losses.fcos_loss, names, _given(radius=radius, alpha=alpha, gamma=gamma),
+  criterion = DenseCriterion(module, losses.fcos_loss, names, given(radius=radius, alpha=alpha, gamma=gamma),
                              losses.fcos.roles)
-  decode = DenseDecode(module, ops.fcos_decode, names, _given(
+  decode = DenseDecode(module, ops.fcos_decode, names, given(
       score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections, pre_nms=pre_nms))
   return Detection(module, classes, criterion, decode, weights, voc_ap)
 
@@ -375,10 +375,10 @@ def ssd(module: nn.Module, classes: ClassMap, *, positive_iou: float | None = No
   names = ('logits', 'deltas')
   _require_outputs('ssd', module, names, 'ssd_small', background=True)
   at_least_one('ssd', max_detections=max_detections, pre_nms=pre_nms)
-  criterion = DenseCriterion(module, losses.ssd_loss, names, _given(
+  criterion = DenseCriterion(module, losses.ssd_loss, names, given(
       iou_threshold=positive_iou, negatives_per_positive=negatives_per_positive, min_negatives=min_negatives),
                              losses.ssd.roles)
-  decode = DenseDecode(module, ops.ssd_decode, names, _given(
+  decode = DenseDecode(module, ops.ssd_decode, names, given(
       score_threshold=score_threshold, iou_threshold=iou_threshold, max_detections=max_detections, pre_nms=pre_nms))
   return Detection(module, classes, criterion, decode, weights, voc_ap)
 
@@ -401,10 +401,10 @@ def detr(module: nn.Module, classes: ClassMap, *, class_cost: float | None = Non
   if not hasattr(module, 'num_queries'):
     raise ValueError(f'task detr needs a model with queries, such as detr_small; {type(module).__name__} has none')
   at_least_one('detr', max_detections=max_detections)
-  criterion = SetCriterion(losses.detr_loss, _given(
+  criterion = SetCriterion(losses.detr_loss, given(
       class_cost=class_cost, box_cost=box_cost, giou_cost=giou_cost, class_cost_kind=class_cost_kind,
       no_object_weight=no_object_weight, solver=solver), losses.detr.roles)
-  decode = SetDecode(ops.detr_decode, _given(score_threshold=score_threshold, max_detections=max_detections))
+  decode = SetDecode(ops.detr_decode, given(score_threshold=score_threshold, max_detections=max_detections))
   return Detection(module, classes, criterion, decode, weights, voc_ap, forward=on_contents)
 
 
@@ -420,8 +420,14 @@ def at_least_one(task: str, **counts: int | None) -> None:
       raise ValueError(f'task {task}: {name} is {count}; give 1 or more')
 
 
-def _given(**options: Any) -> FrozenDict:
-  """The options that are not left to the function's own default."""
+def given(**options: Any) -> FrozenDict:
+  """The options that are not left to the function's own default.
+
+  >>> given(beta=None, size=64)
+  FrozenDict({
+      size: 64,
+  })
+  """
   return FrozenDict({name: value for name, value in options.items() if value is not None})
 
 

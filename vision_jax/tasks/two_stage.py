@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from vision_jax import losses, ops
 from vision_jax.conventions import Array, Batch, ClassMap, Term
 from vision_jax.losses.faster_rcnn import roi_roles, rpn_roles
-from vision_jax.tasks.detection import Detection, assign_options, at_least_one
+from vision_jax.tasks.detection import Detection, assign_options, at_least_one, given
 
 RPN_WEIGHTS = (('loss_rpn_objectness', 1.0), ('loss_rpn_box', 1.0))
 HEAD_WEIGHTS = (('loss_class', 1.0), ('loss_box', 1.0))
@@ -141,12 +141,12 @@ def faster_rcnn(module: nn.Module, classes: ClassMap, *, external_proposals: boo
     raise ValueError(f'task faster_rcnn needs a model with the stages features, propose and heads, such as '
                      f'fasterrcnn_small; {type(module).__name__} has no {", ".join(missing)}')
   at_least_one('faster_rcnn', rpn_samples=rpn_samples, roi_samples=roi_samples, max_detections=max_detections)
-  forward = TwoStageForward(_given(size=roi_samples, positive_fraction=roi_positive_fraction, iou_threshold=roi_iou,
+  forward = TwoStageForward(given(size=roi_samples, positive_fraction=roi_positive_fraction, iou_threshold=roi_iou,
                                    add_ground_truth=add_ground_truth), external_proposals)
-  rpn = _given(positive_iou=rpn_positive_iou, negative_iou=rpn_negative_iou, size=rpn_samples,
+  rpn = given(positive_iou=rpn_positive_iou, negative_iou=rpn_negative_iou, size=rpn_samples,
                positive_fraction=rpn_positive_fraction, beta=beta)
-  criterion = TwoStageCriterion(module, rpn, _given(beta=beta), external_proposals)
-  decode = TwoStageDecode(_given(score_threshold=score_threshold, iou_threshold=iou_threshold,
+  criterion = TwoStageCriterion(module, rpn, given(beta=beta), external_proposals)
+  decode = TwoStageDecode(given(score_threshold=score_threshold, iou_threshold=iou_threshold,
                                  max_detections=max_detections))
   if weights is None:
     weights = HEAD_WEIGHTS if external_proposals else RPN_WEIGHTS + HEAD_WEIGHTS
@@ -167,8 +167,3 @@ def _external(batch: Batch) -> dict[str, Array]:
 def _stream(keys: Array, number: int) -> Array:
   """Keys [B] for one of several draws."""
   return jax.vmap(functools.partial(jax.random.fold_in, data=number))(keys)
-
-
-def _given(**options: Any) -> FrozenDict:
-  """The options that are not left to the function's own default."""
-  return FrozenDict({name: value for name, value in options.items() if value is not None})

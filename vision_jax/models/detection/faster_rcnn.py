@@ -35,7 +35,7 @@ from vision_jax.models.classification.mobilenetv3 import mobilenet_v3_large
 from vision_jax.models.classification.resnet import resnet50
 from vision_jax.models.classification.vgg import vgg16
 from vision_jax.models.detection import fpn
-from vision_jax.models.detection.fpn import Backbone, FeaturePyramid, LevelSizes, Maps
+from vision_jax.models.detection.fpn import Backbone, LevelSizes, Maps
 from vision_jax.models.layers import Conv, ConvNorm, FlatDense, linear_init
 from vision_jax.models.noise import Dropout
 from vision_jax.ops.anchors import RATIOS, RPN_SIZES
@@ -183,19 +183,11 @@ class FasterRCNN(nn.Module):
 
   @nn.nowrap
   def _backbone(self) -> Backbone:
-    # A copy, which becomes a part of the backbone and not of this module, as in torchvision's names.
-    body = self.body.clone(parent=None, name=None)
-    pyramid = FeaturePyramid(self.channels, self.extra, self.pyramid_norm, self.dtype,
-                             parent=None) if self.channels else None
-    return Backbone(body, pyramid, self.levels, parent=None)
+    return fpn.on_pyramid(self.body, self.levels, self.channels, self.extra, self.pyramid_norm, self.dtype)
 
   @nn.nowrap
   def _per_pixel(self) -> int:
-    counts = {len(level) for level in self.sizes}
-    if len(counts) != 1:
-      raise ValueError(f'FasterRCNN: {[len(level) for level in self.sizes]} sizes of anchors at the levels; give as '
-                       'many at each')
-    return counts.pop() * len(self.ratios)
+    return fpn.anchors_per_pixel('FasterRCNN', self.sizes, self.ratios)
 
 
 class RegionProposals(nn.Module):

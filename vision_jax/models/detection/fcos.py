@@ -31,7 +31,7 @@ import numpy as np
 
 from vision_jax.models.classification.resnet import resnet50
 from vision_jax.models.detection import fpn
-from vision_jax.models.detection.fpn import Backbone, FeaturePyramid, LevelSizes, Maps
+from vision_jax.models.detection.fpn import Backbone, LevelSizes, Maps
 from vision_jax.models.layers import Conv, make_norm
 from vision_jax.ops.anchors import FCOS_SIZES
 
@@ -100,10 +100,7 @@ class FCOS(nn.Module):
 
   @nn.nowrap
   def _backbone(self) -> Backbone:
-    # A copy, which becomes a part of the backbone and not of this module, as in torchvision's names.
-    body = self.body.clone(parent=None, name=None)
-    pyramid = FeaturePyramid(self.channels, self.extra, self.pyramid_norm, self.dtype, parent=None)
-    return Backbone(body, pyramid, self.levels, parent=None)
+    return fpn.on_pyramid(self.body, self.levels, self.channels, self.extra, self.pyramid_norm, self.dtype)
 
 
 class FCOSHead(nn.Module):

@@ -231,6 +231,43 @@ def anchors_per_level(backbone: nn.Module, canvas: tuple[int, int], per_pixel: i
   return tuple(per_pixel * math.prod(size) for size in map_sizes(backbone, canvas))
 
 
+def on_pyramid(body: nn.Module, levels: tuple[str, ...], channels: int, extra: str, norm: str,
+               dtype: Any) -> Backbone:
+  """The backbone of a detector, of a copy of its body, so that this becomes a part of the backbone and not of the
+  detector, as in torchvision's names.
+
+  Args:
+    body, levels: as in `Backbone`.
+    channels, extra, norm, dtype: as in `FeaturePyramid`; no pyramid where channels are 0.
+
+  >>> on_pyramid(small_body(8, 'batch', 'float32')[0], ('stage2', 'stage3'), 0, 'pool', 'none', 'float32').fpn is None
+  True
+  """
+  pyramid = FeaturePyramid(channels, extra, norm, dtype, parent=None) if channels else None
+  return Backbone(body.clone(parent=None, name=None), pyramid, levels, parent=None)
+
+
+def anchors_per_pixel(detector: str, sizes: LevelSizes, ratios: tuple[float, ...]) -> int:
+  """How many anchors each pixel has, the same on all levels, since these share one head.
+
+  Args:
+    detector: who asks, for the message.
+    sizes: of the anchors at each level.
+    ratios: of each size.
+
+  Raises:
+    ValueError: levels with different numbers of sizes.
+
+  >>> anchors_per_pixel('RetinaNet', ((8.0, 12.0), (16.0, 24.0)), (0.5, 1.0, 2.0))
+  6
+  """
+  counts = {len(level) for level in sizes}
+  if len(counts) != 1:
+    raise ValueError(f'{detector}: {[len(level) for level in sizes]} sizes of anchors at the levels; give as many at '
+                     'each, since all levels share one head')
+  return counts.pop() * len(ratios)
+
+
 def small_body(width: int, norm: str, dtype: Any) -> tuple[nn.Module, tuple[str, ...]]:
   """A small Darknet and the names of its maps of stride 8 and 16, for canvases of about 100 pixels on a CPU.
 

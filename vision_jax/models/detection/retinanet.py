@@ -28,7 +28,7 @@ import numpy as np
 
 from vision_jax.models.classification.resnet import resnet50
 from vision_jax.models.detection import fpn
-from vision_jax.models.detection.fpn import Backbone, FeaturePyramid, LevelSizes, Maps
+from vision_jax.models.detection.fpn import Backbone, LevelSizes, Maps
 from vision_jax.models.layers import Conv, ConvNorm
 from vision_jax.ops.anchors import RATIOS, RETINANET_SIZES
 
@@ -105,17 +105,11 @@ class RetinaNet(nn.Module):
 
   @nn.nowrap
   def _backbone(self) -> Backbone:
-    # A copy, which becomes a part of the backbone and not of this module, as in torchvision's names.
-    body = self.body.clone(parent=None, name=None)
-    pyramid = FeaturePyramid(self.channels, self.extra, self.pyramid_norm, self.dtype, parent=None)
-    return Backbone(body, pyramid, self.levels, parent=None)
+    return fpn.on_pyramid(self.body, self.levels, self.channels, self.extra, self.pyramid_norm, self.dtype)
 
   @nn.nowrap
   def _per_pixel(self) -> int:
-    if len({len(level) for level in self.sizes}) != 1:
-      raise ValueError(f'RetinaNet: {[len(level) for level in self.sizes]} sizes of anchors at the levels; give as '
-                       'many at each, since all levels share one head')
-    return len(self.sizes[0]) * len(self.ratios)
+    return fpn.anchors_per_pixel('RetinaNet', self.sizes, self.ratios)
 
 
 class RetinaNetHead(nn.Module):
