@@ -8,7 +8,7 @@ import pytest
 from tests.experiments.test_programs import complaint, program
 from vision_jax import models
 from vision_jax.pretrained import catalogue, read_state_dict, to_darknet, to_torch, write_pth
-from vision_jax.pretrained.convert import flat_shapes, nested
+from vision_jax.pretrained.variables import flat_shapes, nested
 
 pytestmark = pytest.mark.medium
 

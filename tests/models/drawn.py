@@ -26,15 +26,15 @@ def maps(model, *size: int, **options) -> list[tuple[str, tuple[int, ...]]]:
   return [(name, leaf.shape) for name, leaf in zip(names, leaves, strict=True)]
 
 
-def variables(model, x, seed: int = 0):
-  """Kernels with He's variance, scales and variances in 0.5 to 1.5, everything else small."""
+def variables(model, x, seed: int = 0, *, variance: float = 2.0):
+  """Kernels with this variance over the fan in (2: He), scales and variances in 0.5 to 1.5, everything else small."""
   rng = np.random.default_rng(seed)
 
   def draw(path, leaf):
     last = path[-1].key
     if last in ('scale', 'var'):
       return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-    spread = np.sqrt(2 / np.prod(leaf.shape[:-1])) if last == 'kernel' else 0.1
+    spread = np.sqrt(variance / np.prod(leaf.shape[:-1])) if last.endswith('kernel') else 0.1
     return (spread * rng.standard_normal(leaf.shape)).astype(np.float32)
 
   return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, jax.random.key(0), x))

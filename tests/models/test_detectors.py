@@ -11,6 +11,7 @@ import pytest
 
 from tests.golden_files import golden
 from tests.models import drawn
+from tests.pretrained import formula
 from vision_jax import losses, models, ops
 from vision_jax.models.classification.darknet import darknet53
 from vision_jax.models.classification.mobilenetv3 import mobilenet_v3_large
@@ -149,16 +150,11 @@ def test_without_batch_norm_s_scales_and_biases_the_parameters_are_those_publish
 @functools.cache
 def run(name):
   """Outputs, detections and losses of a detector under the formula's weights, in training mode."""
-  from vision_jax.pretrained import convert, from_torch, names
   script, stored = golden('detectors')
   full = f'{name}_resnet50_fpn'
   stored = {key.partition('/')[2]: stored[key] for key in stored.files if key.startswith(f'{full}/')}
   model = models.create(full, norm='frozen')
-  shapes = {names.torch_name(path): names.torch_shape(path, leaf.shape) for path, leaf in convert.flat_shapes(model)}
-  assert script.digest(shapes) == stored['names'].tolist()
-  gain = {'retinanet': 0.85, 'fcos': 1.0}[name]
-  variables, report = from_torch(model, {key: script.fill(key, shape, gain) for key, shape in shapes.items()})
-  assert not (report.head or report.fresh or report.unused), str(report)
+  variables = formula.detector(model, {'retinanet': 0.85, 'fcos': 1.0}[name], stored['names'])
 
   image, image_size, boxes, labels = script.dense_batch()
   canvas, decode, loss = script.CANVAS, getattr(ops, f'{name}_decode'), getattr(losses, f'{name}_loss')

@@ -12,6 +12,7 @@ import pytest
 from tests.golden_files import golden
 from tests.models import drawn
 from tests.models.test_attention import slow_attention
+from tests.pretrained import formula
 from vision_jax import losses, models, ops
 from vision_jax.models.detection import detr
 
@@ -234,14 +235,10 @@ def test_an_unknown_backbone_or_stride_is_answered_with_the_known_ones():
 
 @pytest.mark.slow
 def test_detr_resnet50_gives_the_authors_outputs_matches_and_losses_on_two_padded_images():
-  from vision_jax.pretrained import convert, from_torch, names
   script, stored = golden('detectors')
   stored = {name.partition('/')[2]: stored[name] for name in stored.files if name.startswith('detr_resnet50/')}
   model = models.create('detr_resnet50', num_classes=91)
-  shapes = {names.torch_name(path): names.torch_shape(path, leaf.shape) for path, leaf in convert.flat_shapes(model)}
-  assert script.digest(shapes) == stored['names'].tolist()
-  variables, report = from_torch(model, {name: script.fill(name, shape, 1.0) for name, shape in shapes.items()})
-  assert not (report.head or report.fresh or report.unused), str(report)
+  variables = formula.detector(model, 1.0, stored['names'])
 
   image, image_size, boxes, labels, real = script.detr_batch()
   outputs = jax.jit(model.apply)(variables, image, image_size=image_size)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.golden_files import golden
 from tests.models import drawn
+from tests.pretrained import formula
 from vision_jax import models, tasks
 from vision_jax.conventions import ClassMap
 from vision_jax.models.detection.faster_rcnn import ANCHORS, BoxHead
@@ -169,15 +170,11 @@ def test_a_mobilenet_s_names_are_torchvision_s_where_the_list_itself_is_the_body
 @functools.cache
 def run():
   """torchvision's figures, ours for the same weights and image, and Terms of the loss, in one program."""
-  from vision_jax.pretrained import convert, from_torch, names
   script, stored = golden('detectors')
   name = 'fasterrcnn_resnet50_fpn'
   stored = {key.partition('/')[2]: stored[key] for key in stored.files if key.startswith(f'{name}/')}
   model = models.create(name, norm='frozen')
-  shapes = {names.torch_name(path): names.torch_shape(path, leaf.shape) for path, leaf in convert.flat_shapes(model)}
-  assert script.digest(shapes) == stored['names'].tolist()
-  variables, report = from_torch(model, {key: script.fill(key, shape, 1.0) for key, shape in shapes.items()})
-  assert not (report.head or report.fresh or report.unused), str(report)
+  variables = formula.detector(model, 1.0, stored['names'])
   # So many samples that none of the anchors and proposals is left out.
   task = tasks.create('faster_rcnn', model, ClassMap(tuple(map(str, range(90)))), rpn_samples=40_000, roi_samples=2003,
                       rpn_positive_fraction=1.0, roi_positive_fraction=1.0)

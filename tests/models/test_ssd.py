@@ -12,6 +12,7 @@ import pytest
 
 from tests.golden_files import golden
 from tests.models import drawn
+from tests.pretrained import formula
 from vision_jax import losses, models, ops
 from vision_jax.models.detection import fpn, ssd
 
@@ -105,17 +106,11 @@ def test_strides_hold_for_their_canvas_alone():
 @functools.cache
 def run(name):
   """Outputs, detections and losses of a detector under the formula's weights, in training mode."""
-  from vision_jax.pretrained import convert, from_torch, names
-  script, stored = golden('ssd')
-  draw = golden('detectors')[0]
+  (script, stored), draw = golden('ssd'), golden('detectors')[0]
   stored = {key.partition('/')[2]: stored[key] for key in stored.files if key.startswith(f'{name}/')}
   lite, side = name.startswith('ssdlite'), script.CANVAS[name]
   model = models.create(name, **({'norm': 'frozen'} if lite else {}))
-  shapes = {names.torch_name(path): names.torch_shape(path, leaf.shape) for path, leaf in convert.flat_shapes(model)}
-  assert draw.digest(shapes) == stored['names'].tolist()
-  state_dict = {key: draw.fill(key, shape, script.GAIN[name]) for key, shape in shapes.items()}
-  variables, report = from_torch(model, state_dict)
-  assert not (report.head or report.fresh or report.unused), str(report)
+  variables = formula.detector(model, script.GAIN[name], stored['names'])
 
   mean, std = (0.5, 0.5) if lite else (np.float32([0.48235, 0.45882, 0.40784]), np.float32(1 / 255))
   image = ((draw.pixels(0, (side, side)) - mean) / std)[None].astype(np.float32)

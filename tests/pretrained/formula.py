@@ -1,4 +1,4 @@
-"""Our classifiers under the weights that a formula draws, beside torchvision's logits under the same."""
+"""Our models under the weights that a formula draws, for the originals' outputs under the same."""
 
 import functools
 import json
@@ -8,7 +8,8 @@ import numpy as np
 
 from tests.golden_files import FOLDER, golden
 from vision_jax import models
-from vision_jax.pretrained import convert, from_torch, names
+from vision_jax.pretrained import from_torch, names
+from vision_jax.pretrained.variables import flat_shapes
 
 TOLERANCE = 1e-4  # of the largest logit; the two images differ by at least 80 times that, float32 runs by a tenth of it
 
@@ -21,7 +22,7 @@ def digests() -> dict[str, list[int]]:
 
 def shapes(model) -> dict[str, tuple[int, ...]]:
   """torch's names and shapes of a model's variables."""
-  return {names.torch_name(path): names.torch_shape(path, leaf.shape) for path, leaf in convert.flat_shapes(model)}
+  return {names.torch_name(path): names.torch_shape(path, leaf.shape) for path, leaf in flat_shapes(model)}
 
 
 def state_dict(name: str) -> dict[str, np.ndarray]:
@@ -29,6 +30,16 @@ def state_dict(name: str) -> dict[str, np.ndarray]:
   script, _ = golden('classifier_logits')
   gain = script.gain(name)
   return {key: script.fill(key, shape, gain) for key, shape in shapes(models.create(name)).items()}
+
+
+def detector(model, gain: float, digest: np.ndarray) -> dict:
+  """The variables of a detector under the formula's weights; its torch names and shapes must have this digest."""
+  script = golden('detectors')[0]
+  wanted = shapes(model)
+  assert script.digest(wanted) == digest.tolist()
+  variables, report = from_torch(model, {key: script.fill(key, shape, gain) for key, shape in wanted.items()})
+  assert not (report.head or report.fresh or report.unused), str(report)
+  return variables
 
 
 def error(name: str) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import pytest
 from vision_jax import build, models, pretrained
 from vision_jax.models.classification.darknet import Darknet
 from vision_jax.pretrained import convert
-from vision_jax.pretrained.convert import flat_shapes, flat_variables, nested
+from vision_jax.pretrained.variables import flat_shapes, flat_variables, nested
 from vision_jax.train.checkpoint import save_variables
 
 CANVAS = (64, 64)

@@ -14,7 +14,8 @@ from vision_jax.data.loader import RESIZES
 from vision_jax.data.resize import resize_policy
 from vision_jax.models.classification.resnet import resnet18
 from vision_jax.pretrained import catalogue, categories, create, download, find_published, load, published, write_pth
-from vision_jax.pretrained.convert import flat_shapes, nested, to_torch
+from vision_jax.pretrained.convert import to_torch
+from vision_jax.pretrained.variables import flat_shapes, nested
 
 
 class Server(http.server.BaseHTTPRequestHandler):

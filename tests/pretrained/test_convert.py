@@ -9,8 +9,8 @@ from vision_jax import models
 from vision_jax.models.classification.resnet import resnet18
 from vision_jax.models.classification.vit import ViT
 from vision_jax.pretrained import from_torch, from_variables, load, to_torch, write_pth
-from vision_jax.pretrained.convert import flat_shapes, nested
 from vision_jax.pretrained.readers import StateDict
+from vision_jax.pretrained.variables import flat_shapes, nested
 
 pytestmark = pytest.mark.medium  # many small compilations
 

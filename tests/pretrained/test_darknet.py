@@ -15,8 +15,8 @@ from vision_jax.models.detection.yolov1 import YOLOv1
 from vision_jax.models.detection.yolov2 import YOLOv2
 from vision_jax.models.detection.yolov3 import YOLOv3
 from vision_jax.pretrained import body_of, load
-from vision_jax.pretrained.convert import flat_variables, nested
 from vision_jax.pretrained.darknet import darknet_layers, from_darknet, read_weights, to_darknet
+from vision_jax.pretrained.variables import flat_variables, nested
 
 K, SHRINK = 3, 16
 

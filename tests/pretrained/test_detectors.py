@@ -27,6 +27,7 @@ from vision_jax.pretrained import (
 )
 from vision_jax.pretrained.buffers import buffers
 from vision_jax.pretrained.heads import pick_classes, with_classes
+from vision_jax.pretrained.variables import flat_shapes, flat_variables, nested
 
 ROWS = tuple(row for row in published() if row.box_ap is not None)
 DIGESTS = json.loads((FOLDER / 'detector_names.json').read_text(encoding='utf-8'))
@@ -37,8 +38,8 @@ CHEAP = ('ssd300_vgg16', 'detr_resnet50', 'retinanet_resnet50_fpn', 'fcos_resnet
 
 def counted(model):
   """Variables that count upwards, no two arrays alike."""
-  return convert.nested({path: np.arange(leaf.size, dtype=np.float32).reshape(leaf.shape) / leaf.size + i
-                         for i, (path, leaf) in enumerate(convert.flat_shapes(model))})
+  return nested({path: np.arange(leaf.size, dtype=np.float32).reshape(leaf.shape) / leaf.size + i
+                         for i, (path, leaf) in enumerate(flat_shapes(model))})
 
 
 # ---- names ----
@@ -52,7 +53,7 @@ def test_names_and_shapes_of_detectors_are_those_of_the_originals(key):
   classes = {'num_classes': find_published(f'{name}:DEFAULT').options['num_classes']}
   model = models.create(name, **options, **classes)
   # One number stands for each array, so that none is allocated.
-  flat = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in convert.flat_shapes(model)}
+  flat = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in flat_shapes(model)}
   shapes = {names.torch_name(path): names.torch_shape(path, leaf.shape) for path, leaf in flat.items()}
   shapes |= {key: value.shape for key, value in buffers(model, flat).items()}
   assert script.digest(shapes) == DIGESTS[key]
@@ -62,7 +63,7 @@ def test_names_and_shapes_of_detectors_are_those_of_the_originals(key):
 def test_detr_on_resnet101_has_17_blocks_more_and_dc5_the_same_names():
   found = {}
   for name in ('resnet50', 'resnet50_dc5', 'resnet101', 'resnet101_dc5'):
-    leaves = convert.flat_shapes(models.create(f'detr_{name}', num_classes=91))
+    leaves = flat_shapes(models.create(f'detr_{name}', num_classes=91))
     found[name] = {names.torch_name(path): names.torch_shape(path, leaf.shape) for path, leaf in leaves}
   assert found['resnet50'] == found['resnet50_dc5'] and found['resnet101'] == found['resnet101_dc5']
   block = {name: shape for name, shape in found['resnet50'].items() if '.layer3.5.' in name}
@@ -137,7 +138,7 @@ def test_a_checkpoint_of_all_file_ids_becomes_a_detector_of_the_80_things(name):
       from_variables(model, variables, classes=THINGS, categories=COCO[-count:], head='load')):
     assert not (report.head or report.fresh or report.unused) and report.categories == THINGS
     assert [note for note in report.notes if note.startswith(f'head replaced: 80 of its {count} classes were picked')]
-    flat, before = convert.flat_variables(found), convert.flat_variables(variables)
+    flat, before = flat_variables(found), flat_variables(variables)
     changed = {path.removeprefix('params/').rpartition('/')[0] for path in flat if flat[path].shape
                != before[path].shape}
     assert changed == set(layers)
@@ -186,7 +187,7 @@ def test_classes_that_the_weights_lack_are_left_as_initialised_and_named(source)
   lacking = "1 of 2 classes are not among the weights': aeroplane (they have airplane)"
   assert report.notes[0].startswith('head replaced: 1 of its 3 classes were picked by name (')
   assert report.notes[1] == f'{lacking}; they are as initialised' and not report.head
-  flat, before, initial = map(convert.flat_variables, (found, variables, like))
+  flat, before, initial = map(flat_variables, (found, variables, like))
   for path, array in flat.items():
     if 'cls_logits' not in path:
       np.testing.assert_array_equal(array, before[path])
@@ -234,7 +235,7 @@ def test_there_are_published_weights_of_11_detectors_for_models_and_options_that
 @pytest.mark.slow
 def test_parameters_are_as_published_without_the_scales_and_biases_of_frozen_norms():
   for row in ROWS:
-    leaves = convert.flat_shapes(models.create(row.model, **row.options))
+    leaves = flat_shapes(models.create(row.model, **row.options))
     frozen = sum(leaf.size for path, leaf in leaves if path.startswith('batch_stats')) if 'norm' in row.options else 0
     # A norm has as many scales and biases as means and variances; FCOS's heads have GroupNorm, which learns.
     assert sum(leaf.size for path, leaf in leaves if path.startswith('params')) - frozen == row.parameters, row.name

@@ -8,7 +8,7 @@ from tests.pretrained import formula
 from tests.pretrained.test_logits import CHEAP
 from vision_jax import models
 from vision_jax.pretrained import names, to_torch
-from vision_jax.pretrained.convert import flat_shapes
+from vision_jax.pretrained.variables import flat_shapes
 
 
 def digest_of(name):

@@ -55,10 +55,8 @@ from vision_jax.ops.decode import (
     retinanet_decode,
     rpn_proposals,
     ssd_decode,
-    yolov1_decode,
-    yolov2_decode,
-    yolov3_decode,
 )
+from vision_jax.ops.decode_yolo import yolov1_decode, yolov2_decode, yolov3_decode
 from vision_jax.ops.deltas import centerness, decode_deltas, decode_distances, encode_deltas, encode_distances
 from vision_jax.ops.masks import crop_and_resize_masks, masks_to_boxes, paste_masks
 from vision_jax.ops.matching import hungarian_matching

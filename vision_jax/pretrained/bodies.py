@@ -11,7 +11,8 @@ from typing import Any
 import flax.linen as nn
 
 from vision_jax.conventions import Variables
-from vision_jax.pretrained.convert import Report, flat_variables, nested
+from vision_jax.pretrained.convert import Report
+from vision_jax.pretrained.variables import flat_variables, nested
 
 
 def body_of(model: nn.Module) -> nn.Module:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import difflib
-import functools
 import math
 import pathlib
 import re
@@ -25,13 +24,19 @@ from vision_jax.pretrained import catalogue, darknet, names
 from vision_jax.pretrained.buffers import buffers
 from vision_jax.pretrained.heads import pick_classes, with_classes
 from vision_jax.pretrained.readers import read_state_dict
+from vision_jax.pretrained.variables import (
+    flat_variables,
+    head_paths,
+    image_shape,
+    image_shape_of,
+    initial_values,
+    nested,
+    some,
+    training_paths,
+    variable_shapes,
+)
 
-SHOWN = 4  # names of each kind in a line
 HEADS = ('fit', 'load', 'fresh')
-# Sides of the images that a model's shapes are taken with, where it does not name its own: the first that it accepts,
-# as some want multiples of a number. 224 first, then multiples of 32 by their distance from it, then those of 4.
-_SIDES = tuple(sorted(range(32, 1025, 4), key=lambda side: (side % 32 > 0, abs(side - 224))))
-_EXTRAS = ('aux',)  # options of a model that add what only training uses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Report:
                         ('not loaded, left as initialised', self.fresh),
                         ('in the weights, and not used', self.unused)):
       if found:
-        lines.append(f'  {what}: {_some(found)}')
+        lines.append(f'  {what}: {some(found)}')
     return '\n'.join([*lines, *(f'  {note}' for note in self.notes)])
 
 
@@ -294,13 +299,13 @@ def _fit(layout: _Layout, model: nn.Module | str, given: Mapping[str, Any], *, l
     raise ValueError(f'from_torch: head is {head!r}; it is one of {", ".join(HEADS)}')
   title = model if isinstance(model, str) else type(model).__name__
   model = models.create(model) if isinstance(model, str) else model
-  wanted = flat_variables(_shapes(model, _image_shape(model)) if like is None else like)
+  wanted = flat_variables(variable_shapes(model, image_shape(model)) if like is None else like)
   pick = _Pick() if head == 'fresh' else _picked(layout, model, wanted, given, tuple(categories), tuple(classes), head)
   arrays, missing, misshapen, notes = _match(layout, model, wanted, {**given, **pick.arrays}, list(notes))
   replaced = [path for path in wanted if layout.name(path) in pick.arrays]
   if replaced and not misshapen.keys() & set(replaced):
     notes.append(f'head replaced: {len(classes) - len(pick.unknown)} of its {len(categories)} classes were picked by '
-                 f'name ({_some(map(layout.name, replaced))})')
+                 f'name ({some(map(layout.name, replaced))})')
     categories = classes
   mixed = [path for path in replaced if path in arrays] if pick.unknown else []
   notes += [pick.said] if pick.said else []
@@ -308,8 +313,8 @@ def _fit(layout: _Layout, model: nn.Module | str, given: Mapping[str, Any], *, l
   heads = extras = frozenset()
   image = None
   if missing or misshapen or unexpected or mixed or head == 'fresh':
-    image = _image_shape(model) if like is None else _image_shape_of(model, wanted)
-    heads, extras = _head(model, image), _extras(model, image)
+    image = image_shape(model) if like is None else image_shape_of(model, wanted)
+    heads, extras = head_paths(model, image), training_paths(model, image)
   if head == 'fresh':
     arrays = {path: array for path, array in arrays.items() if path not in heads}
   lacking = [path for path in wanted if path not in arrays]
@@ -323,7 +328,7 @@ def _fit(layout: _Layout, model: nn.Module | str, given: Mapping[str, Any], *, l
         'unexpected': [name for name in unexpected if name not in {*map(layout.name, (*heads, *extras))}],
         'of another shape': [text for path, text in misshapen.items() if path not in fresh_head],
     }, pick.said if head == 'load' else '')
-  initial = _initial(model, image, {path: wanted[path] for path in (*lacking, *mixed)}, key)
+  initial = initial_values(model, image, {path: wanted[path] for path in (*lacking, *mixed)}, key)
   for path in mixed:
     initial[path] = with_classes(names.torch_name(path), arrays[path], initial[path], classes, pick.unknown)
   arrays.update(initial)
@@ -366,7 +371,7 @@ def _picked(layout: _Layout, model: nn.Module, wanted: Mapping[str, Any], given:
 def _unknown(lacking: Sequence[str], known: Sequence[str]) -> str:
   """Names, each with the known one that is most like it."""
   close = {name: difflib.get_close_matches(name, known, n=1) for name in lacking}
-  return _some((f'{name} (they have {found[0]})' if found else name for name, found in close.items()), shown=20)
+  return some((f'{name} (they have {found[0]})' if found else name for name, found in close.items()), shown=20)
 
 
 def _match(layout: _Layout, model: nn.Module, wanted: Mapping[str, Any], given: Mapping[str, np.ndarray],
@@ -391,7 +396,7 @@ def _match(layout: _Layout, model: nn.Module, wanted: Mapping[str, Any], given: 
     if not np.isfinite(arrays[path]).all():
       infinite.append(name)
   if infinite:
-    notes.append(f'not finite: {_some(infinite)}')
+    notes.append(f'not finite: {some(infinite)}')
   return arrays, missing, misshapen, notes
 
 
@@ -414,143 +419,16 @@ class _MisfitError(ValueError):
 
 def _refuse(model: str, source: str, kinds: Mapping[str, list[str]], said: str = '') -> None:
   """Refuses weights of which anything is listed, and says what else is known about them."""
-  found = [f'{kind}: {_some(listed)}' for kind, listed in kinds.items() if listed]
+  found = [f'{kind}: {some(listed)}' for kind, listed in kinds.items() if listed]
   if found:
     found += [said] if said else []
     raise _MisfitError(f'{source} does not fit {model}; {"; ".join(found)}; choose the model and options that it was '
                        'made with, or strict=False to load what fits')
 
 
-# What a model wants.
-
-
-@functools.lru_cache(maxsize=8)
-def _shapes(model: nn.Module, image: tuple[int, ...]) -> dict[str, Any]:
-  """The shapes of a model's variables for images of a shape."""
-  return jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(image, jnp.float32))
-
-
-def flat_shapes(model: nn.Module) -> tuple[tuple[str, Any], ...]:
-  """Pairs (path, shape and dtype) of a model's variables, for RGB images of its `image_size`, else of 224 x 224
-  pixels or the nearest size that it accepts.
-
-  >>> flat_shapes(models.create('lenet5'))[0]
-  ('params/c1/bias', ShapeDtypeStruct(shape=(6,), dtype=float32))
-  """
-  return tuple(flat_variables(_shapes(model, _image_shape(model))).items())
-
-
-@functools.lru_cache(maxsize=8)
-def _image_shape(model: nn.Module, channels: int = 3) -> tuple[int, int, int, int]:
-  """Of one image that the model accepts."""
-  if own := getattr(model, 'image_size', None) or getattr(model, 'canvas', None):
-    return 1, *pair(own), channels
-  first = None
-  for side in _SIDES:
-    image = (1, side, side, channels)
-    try:
-      _shapes(model, image)
-    except ValueError as error:
-      first = first or error
-    else:
-      return image
-  raise first
-
-
-def _image_shape_of(model: nn.Module, wanted: Mapping[str, Any]) -> tuple[int, int, int, int]:
-  """Of one image with which the model has these shapes, as far as the number of its channels decides."""
-  shapes = {path: tuple(leaf.shape) for path, leaf in wanted.items()}
-  # RGB images first; else as many channels as some convolution takes.
-  channels = {3: None, **dict.fromkeys(sorted({shape[-2] for shape in shapes.values() if len(shape) == 4}))}
-  for count in channels:
-    image = _image_shape(model, count)
-    if {path: leaf.shape for path, leaf in flat_variables(_shapes(model, image)).items()} == shapes:
-      return image
-  return _image_shape(model)
-
-
-def _head(model: nn.Module, image: tuple[int, ...]) -> frozenset[str]:
-  """The paths whose shapes depend on the number of classes; for `num_classes=0` all that a head would add."""
-  classes = getattr(model, 'num_classes', None)
-  if classes is None:
-    return frozenset()
-  try:
-    with_head = model if classes else model.clone(num_classes=1)
-    one, other = (flat_variables(_shapes(m, image)) for m in (with_head, model.clone(num_classes=classes + 2)))
-  except ValueError:  # a model for its own number of classes only
-    return frozenset()
-  own = {} if classes else flat_variables(_shapes(model, image))
-  return frozenset(path for path, leaf in one.items()
-                   if path not in other or leaf.shape != other[path].shape or (not classes and path not in own))
-
-
-def _extras(model: nn.Module, image: tuple[int, ...]) -> frozenset[str]:
-  """The paths of what the model could have for its training, and has not."""
-  off = {name: True for name in _EXTRAS if getattr(model, name, None) is False}
-  return frozenset(flat_variables(_shapes(model.clone(**off), image))).difference(
-      flat_variables(_shapes(model, image))) if off else frozenset()
-
-
-def _draw(model: nn.Module, image: tuple[int, ...], wanted: Mapping[str, Any],
-          key: jax.Array) -> dict[str, np.ndarray]:
-  """Variables of these shapes as the model initialises them for such images; XLA leaves out all others."""
-  shapes = flat_variables(_shapes(model, image))
-  other = [f'{path} {tuple(leaf.shape)}' for path, leaf in wanted.items()
-           if path not in shapes or shapes[path].shape != tuple(leaf.shape)]
-  if other:
-    raise ValueError(f'{type(model).__name__} cannot be drawn with the shapes of `like` for images of '
-                     f'{" x ".join(map(str, image[1:]))}: {_some(other)}; give `like` as the arrays of model.init')
-
-  def draw(key):
-    flat = flat_variables(model.init(key, jnp.zeros(image)))
-    return {path: flat[path] for path in wanted}
-
-  return {path: np.asarray(leaf) for path, leaf in jax.jit(draw)(key).items()}
-
-
-def _initial(model: nn.Module, image: tuple[int, ...] | None, wanted: Mapping[str, Any],
-             key: jax.Array | None) -> dict[str, np.ndarray]:
-  """The arrays that `like` holds, and drawn ones where it holds shapes only."""
-  drawn = {path: leaf for path, leaf in wanted.items() if isinstance(leaf, jax.ShapeDtypeStruct)}
-  found = {path: np.asarray(leaf) for path, leaf in wanted.items() if path not in drawn}
-  return {**found, **(_draw(model, image, drawn, jax.random.key(0) if key is None else key) if drawn else {})}
-
-
-# Trees and names.
-
-
-def flat_variables(tree: Any) -> dict[str, Any]:
-  """One entry for each leaf of variables by collection, under its path; the inverse of `nested`.
-
-  >>> flat_variables({'params': {'conv1': {'kernel': 1}}})
-  {'params/conv1/kernel': 1}
-  """
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """Variables by collection, from one entry for each path.
-
-  >>> nested({'params/conv1/kernel': 1, 'batch_stats/bn1/mean': 2})
-  {'params': {'conv1': {'kernel': 1}}, 'batch_stats': {'bn1': {'mean': 2}}}
-  """
-  tree: dict[str, Any] = {}
-  for path, leaf in flat.items():
-    *folders, last = path.split('/')
-    functools.reduce(lambda node, folder: node.setdefault(folder, {}), folders, tree)[last] = leaf
-  return tree
-
-
 def _natural(name: str) -> list[tuple[int, int, str]]:
   """Sorts 'layer.2' before 'layer.10'."""
   return [(0, int(part), '') if part.isdigit() else (1, 0, part) for part in re.split(r'(\d+)', name)]
-
-
-def _some(found: Iterable[str], shown: int = SHOWN) -> str:
-  found = list(found)
-  more = f' and {len(found) - shown} more' if len(found) > shown else ''
-  return ', '.join(found[:shown]) + more
 
 
 def _is_file(source: str | pathlib.Path) -> bool:

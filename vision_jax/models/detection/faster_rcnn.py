@@ -28,14 +28,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vision_jax import ops
 from vision_jax.models.classification.mobilenetv3 import mobilenet_v3_large
 from vision_jax.models.classification.resnet import resnet50
 from vision_jax.models.classification.vgg import vgg16
 from vision_jax.models.detection import fpn
-from vision_jax.models.detection.fpn import Backbone, LevelSizes, Maps
+from vision_jax.models.detection.fpn import LevelSizes, Maps, PyramidDetector
 from vision_jax.models.layers import Conv, ConvNorm, FlatDense, linear_init
 from vision_jax.models.noise import Dropout
 from vision_jax.ops.anchors import RATIOS, RPN_SIZES
@@ -56,7 +55,7 @@ DIGIT_RATIOS = (1.4,)
 POWERS_OF_TWO = tuple(1 << i for i in range(10))
 
 
-class FasterRCNN(nn.Module):
+class FasterRCNN(PyramidDetector):
   """A backbone, a region proposal network and the heads of Fast R-CNN.
 
   Args:
@@ -167,27 +166,6 @@ class FasterRCNN(nn.Module):
     if self.pooling == 'max':
       return ops.roi_pool(maps[0], boxes, stride=self.strides[0], **common)
     return ops.multilevel_roi_align(maps[:len(self.strides)], boxes, strides=self.strides, **common)
-
-  @nn.nowrap
-  def anchors(self, canvas: tuple[int, int]) -> np.ndarray:
-    """The anchors of a canvas (h, w): float32 `[A, 4]` xyxy in its pixels.
-
-    A ValueError names the nearest canvas where the strides do not divide this one.
-    """
-    return fpn.anchor_grid(self._backbone(), tuple(canvas), self.sizes, self.ratios)
-
-  @nn.nowrap
-  def level_sizes(self, canvas: tuple[int, int]) -> tuple[int, ...]:
-    """How many of these anchors each level has, fine to coarse."""
-    return fpn.anchors_per_level(self._backbone(), tuple(canvas), self._per_pixel())
-
-  @nn.nowrap
-  def _backbone(self) -> Backbone:
-    return fpn.on_pyramid(self.body, self.levels, self.channels, self.extra, self.pyramid_norm, self.dtype)
-
-  @nn.nowrap
-  def _per_pixel(self) -> int:
-    return fpn.anchors_per_pixel('FasterRCNN', self.sizes, self.ratios)
 
 
 class RegionProposals(nn.Module):

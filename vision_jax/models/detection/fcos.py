@@ -27,11 +27,10 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vision_jax.models.classification.resnet import resnet50
 from vision_jax.models.detection import fpn
-from vision_jax.models.detection.fpn import Backbone, LevelSizes, Maps
+from vision_jax.models.detection.fpn import LevelSizes, Maps, PyramidDetector
 from vision_jax.models.layers import Conv, make_norm
 from vision_jax.ops.anchors import FCOS_SIZES
 
@@ -40,7 +39,7 @@ Array = jax.Array
 head_init = nn.initializers.normal(0.01)
 
 
-class FCOS(nn.Module):
+class FCOS(PyramidDetector):
   """A backbone and FCOS's head: class logits, distances to the sides of a box, and centerness, for every pixel.
 
   Args:
@@ -77,6 +76,7 @@ class FCOS(nn.Module):
   pyramid_norm: str = 'none'
   dtype: Any = jnp.float32
   outputs: ClassVar[tuple[str, ...]] = ('logits', 'distances', 'centerness')
+  ratios: ClassVar[tuple[float, ...]] = (1.0,)
 
   def setup(self):
     self.backbone = self._backbone()
@@ -84,23 +84,6 @@ class FCOS(nn.Module):
 
   def __call__(self, x: Array, *, train: bool = False) -> dict[str, Array]:
     return self.head(self.backbone(x, train=train), train=train)
-
-  @nn.nowrap
-  def anchors(self, canvas: tuple[int, int]) -> np.ndarray:
-    """The points of a canvas (h, w) as squares around them: float32 `[A, 4]` xyxy in its pixels.
-
-    A ValueError names the nearest canvas where the strides do not divide this one.
-    """
-    return fpn.anchor_grid(self._backbone(), tuple(canvas), self.sizes, (1.0,))
-
-  @nn.nowrap
-  def level_sizes(self, canvas: tuple[int, int]) -> tuple[int, ...]:
-    """How many of these points each level has, fine to coarse."""
-    return fpn.anchors_per_level(self._backbone(), tuple(canvas), 1)
-
-  @nn.nowrap
-  def _backbone(self) -> Backbone:
-    return fpn.on_pyramid(self.body, self.levels, self.channels, self.extra, self.pyramid_norm, self.dtype)
 
 
 class FCOSHead(nn.Module):

@@ -226,46 +226,41 @@ def _check_canvas(canvas: tuple[int, int], maps: tuple[tuple[int, int], ...]) ->
                      f'divide; the nearest that it does is {near}')
 
 
-def anchors_per_level(backbone: nn.Module, canvas: tuple[int, int], per_pixel: int) -> tuple[int, ...]:
-  """How many anchors each level has, with `per_pixel` of them at every pixel of its map."""
-  return tuple(per_pixel * math.prod(size) for size in map_sizes(backbone, canvas))
+class PyramidDetector(nn.Module):
+  """What detectors on a pyramid share: the backbone, and the anchors at its pixels, the same number at each.
 
-
-def on_pyramid(body: nn.Module, levels: tuple[str, ...], channels: int, extra: str, norm: str,
-               dtype: Any) -> Backbone:
-  """The backbone of a detector, of a copy of its body, so that this becomes a part of the backbone and not of the
-  detector, as in torchvision's names.
-
-  Args:
-    body, levels: as in `Backbone`.
-    channels, extra, norm, dtype: as in `FeaturePyramid`; no pyramid where channels are 0.
-
-  >>> on_pyramid(small_body(8, 'batch', 'float32')[0], ('stage2', 'stage3'), 0, 'pool', 'none', 'float32').fpn is None
-  True
+  A subclass has the fields `body`, `levels`, `channels`, `extra`, `pyramid_norm`, `dtype`, `sizes` and `ratios`.
   """
-  pyramid = FeaturePyramid(channels, extra, norm, dtype, parent=None) if channels else None
-  return Backbone(body.clone(parent=None, name=None), pyramid, levels, parent=None)
 
+  @nn.nowrap
+  def anchors(self, canvas: tuple[int, int]) -> np.ndarray:
+    """The anchors of a canvas (h, w), of FCOS squares around its points: float32 `[A, 4]` xyxy in its pixels.
 
-def anchors_per_pixel(detector: str, sizes: LevelSizes, ratios: tuple[float, ...]) -> int:
-  """How many anchors each pixel has, the same on all levels, since these share one head.
+    A ValueError names the nearest canvas where the strides do not divide this one.
+    """
+    return anchor_grid(self._backbone(), tuple(canvas), self.sizes, self.ratios)
 
-  Args:
-    detector: who asks, for the message.
-    sizes: of the anchors at each level.
-    ratios: of each size.
+  @nn.nowrap
+  def level_sizes(self, canvas: tuple[int, int]) -> tuple[int, ...]:
+    """How many of these anchors each level has, fine to coarse."""
+    return tuple(self._per_pixel() * math.prod(size) for size in map_sizes(self._backbone(), tuple(canvas)))
 
-  Raises:
-    ValueError: levels with different numbers of sizes.
+  @nn.nowrap
+  def _backbone(self) -> Backbone:
+    """The pyramid on a copy of the body, which becomes a part of the backbone and not of the detector, as in
+    torchvision's names; no pyramid where its channels are 0."""
+    pyramid = FeaturePyramid(self.channels, self.extra, self.pyramid_norm, self.dtype, parent=None)
+    return Backbone(self.body.clone(parent=None, name=None), pyramid if self.channels else None, self.levels,
+                    parent=None)
 
-  >>> anchors_per_pixel('RetinaNet', ((8.0, 12.0), (16.0, 24.0)), (0.5, 1.0, 2.0))
-  6
-  """
-  counts = {len(level) for level in sizes}
-  if len(counts) != 1:
-    raise ValueError(f'{detector}: {[len(level) for level in sizes]} sizes of anchors at the levels; give as many at '
-                     'each, since all levels share one head')
-  return counts.pop() * len(ratios)
+  @nn.nowrap
+  def _per_pixel(self) -> int:
+    """How many anchors each pixel has, on all levels, since these share one head."""
+    counts = [len(level) for level in self.sizes]
+    if len(set(counts)) != 1:
+      raise ValueError(f'{type(self).__name__}: {counts} sizes of anchors at the levels; give as many at each, since '
+                       'all levels share one head')
+    return counts[0] * len(self.ratios)
 
 
 def small_body(width: int, norm: str, dtype: Any) -> tuple[nn.Module, tuple[str, ...]]:

@@ -24,11 +24,10 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vision_jax.models.classification.resnet import resnet50
 from vision_jax.models.detection import fpn
-from vision_jax.models.detection.fpn import Backbone, LevelSizes, Maps
+from vision_jax.models.detection.fpn import LevelSizes, Maps, PyramidDetector
 from vision_jax.models.layers import Conv, ConvNorm
 from vision_jax.ops.anchors import RATIOS, RETINANET_SIZES
 
@@ -41,7 +40,7 @@ DIGIT_SIZES: LevelSizes = ((13.0, 18.0, 25.0), (32.0, 40.0, 50.0))
 DIGIT_RATIOS = (1.0, 1.5)
 
 
-class RetinaNet(nn.Module):
+class RetinaNet(PyramidDetector):
   """A backbone and RetinaNet's head: class logits and box deltas for every anchor.
 
   Args:
@@ -89,27 +88,6 @@ class RetinaNet(nn.Module):
 
   def __call__(self, x: Array, *, train: bool = False) -> dict[str, Array]:
     return self.head(self.backbone(x, train=train), train=train)
-
-  @nn.nowrap
-  def anchors(self, canvas: tuple[int, int]) -> np.ndarray:
-    """The anchors of a canvas (h, w): float32 `[A, 4]` xyxy in its pixels.
-
-    A ValueError names the nearest canvas where the strides do not divide this one.
-    """
-    return fpn.anchor_grid(self._backbone(), tuple(canvas), self.sizes, self.ratios)
-
-  @nn.nowrap
-  def level_sizes(self, canvas: tuple[int, int]) -> tuple[int, ...]:
-    """How many of these anchors each level has, fine to coarse."""
-    return fpn.anchors_per_level(self._backbone(), tuple(canvas), self._per_pixel())
-
-  @nn.nowrap
-  def _backbone(self) -> Backbone:
-    return fpn.on_pyramid(self.body, self.levels, self.channels, self.extra, self.pyramid_norm, self.dtype)
-
-  @nn.nowrap
-  def _per_pixel(self) -> int:
-    return fpn.anchors_per_pixel('RetinaNet', self.sizes, self.ratios)
 
 
 class RetinaNetHead(nn.Module):
