@@ -89,11 +89,11 @@ RECIPES = {
                           first_of_vgg),
     'coco_ssdlite320': Recipe(COCO, 192, 660 * 616, cosine(0.15, 1000, 660 * 616), 3234, LITE, slow=True),
     'coco_yolov2': Recipe(COCO, 64, 500_200, falls(1e-3, 400_000, 450_000), 845, VOC_SGD, slow=True),
-    'coco_yolov3': Recipe(COCO, 64, 500_200, falls(1e-3, 400_000, 450_000), YOLOV3, VOC_SGD),
+    'coco_yolov3': Recipe(COCO, 64, 500_200, falls(1e-3, 400_000, 450_000), YOLOV3, VOC_SGD, slow=True),
     'voc_yolov1': Recipe(VOC, 64, 135 * 258, falls(1e-2, 75 * 258, 105 * 258), 98, VOC_SGD),
     # Its tenths are shares of what follows the warm-up of four epochs, and so a little after the paper's epochs.
     'voc_yolov2': Recipe(VOC, 64, 160 * 258, {1000: 1e-3, 59 * 258: 1e-3, 64 * 258: 1e-4, 89 * 258: 1e-4,
-                                              93 * 258: 1e-5}, 845, VOC_SGD),
+                                              93 * 258: 1e-5}, 845, VOC_SGD, slow=True),
     'voc_yolov3': Recipe(VOC, 64, 50_200, falls(1e-3, 40_000, 45_000), YOLOV3, VOC_SGD, slow=True),
     'voc_ssd300': Recipe(VOC, 32, 120_000, falls(1e-3, 80_000, 100_000), 8732, VOC_SGD, slow=True),
     'voc_faster_rcnn': Recipe(VOC2007, 1, 70_000, falls(1e-3, 50_000), 9 * 63 ** 2, VOC_SGD, of_vgg),
@@ -107,10 +107,10 @@ RECIPES = {
     'bccd:yolov1': Recipe(BCCD, 8, 5000, cosine(5e-3, 100, 5000), 2 * 9 * 12, SMALL),
     'bccd:yolov2': Recipe(BCCD, 8, 2750, cosine(5e-3, 100, 2750), 5 * 15 * 20, SMALL, slow=True),
     'bccd:yolov3': Recipe(BCCD, 8, 2500, cosine(1e-2, 100, 2500), 3 * CELLS, SMALL),
-    'bccd:ssd': Recipe(BCCD, 8, 2375, cosine(3e-3, 100, 2375), 4 * (CELLS + 8 * 10), SMALL),
+    'bccd:ssd': Recipe(BCCD, 8, 2375, cosine(3e-3, 100, 2375), 4 * (CELLS + 8 * 10), SMALL, slow=True),
     'bccd:retinanet': Recipe(BCCD, 8, 1750, cosine(3e-3, 100, 1750), 3 * CELLS, SMALL, slow=True),
     'bccd:fcos': Recipe(BCCD, 8, 2000, cosine(3e-3, 100, 2000), CELLS, SMALL, slow=True),
-    'bccd:faster_rcnn': Recipe(BCCD, 8, 1875, cosine(3e-3, 100, 1875), 2 * CELLS, SMALL),
+    'bccd:faster_rcnn': Recipe(BCCD, 8, 1875, cosine(3e-3, 100, 1875), 2 * CELLS, SMALL, slow=True),
     'bccd:detr': Recipe(BCCD, 8, 1500, cosine(1e-3, 100, 1500), 50, SMALL, slow=True),
 }
 

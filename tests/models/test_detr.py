@@ -16,6 +16,8 @@ from tests.pretrained import formula
 from vision_jax import losses, models, ops
 from vision_jax.models.detection import detr
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 B, T, Q, E = 2, 6, 3, 8
 QUICK = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 TRANSFORMER = detr.Transformer(num_heads=2, encoder_layers=1, decoder_layers=2, mlp_dim=12)
@@ -131,7 +133,6 @@ def test_answers_follow_their_queries_when_these_change_places():
   np.testing.assert_allclose(turned, answers[:, :, ::-1], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.medium
 def test_dropout_is_that_of_an_example_s_place_in_the_global_batch():
   noisy = TRANSFORMER.clone(dropout=0.5, decoder_layers=1)
   tokens, positions, queries = some_inputs()
@@ -178,7 +179,6 @@ def test_a_cell_is_content_where_its_first_pixel_is(canvas, size):
 # ---- the detector ----
 
 
-@pytest.mark.medium
 def test_the_size_of_the_content_matters_and_the_whole_canvas_is_the_default():
   model = models.create('detr_small', num_classes=3, width=4, hidden_dim=8, num_heads=2, encoder_layers=1,
                         decoder_layers=2, mlp_dim=8, num_queries=4)

@@ -10,6 +10,8 @@ import pytest
 
 from vision_jax.models.noise import Dropout, StochasticDepth
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 KEY = jax.random.key(3)
 
 

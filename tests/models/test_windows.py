@@ -12,6 +12,8 @@ import pytest
 
 from vision_jax.models import layers, windows
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 ONE, TWO = (1, 1), (2, 2)
 # Kernel, stride, pads, dilation: odd and even sizes, borders of different widths, more and fewer taps than
 # `windows.UNROLLED`, pixels that no window meets.
@@ -32,7 +34,6 @@ def worthwhile(monkeypatch):
   monkeypatch.setattr(windows, 'ROWS', 10)
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize('depthwise', [False, True])
 @pytest.mark.parametrize(('size', 'stride', 'pads', 'dilation'), CASES)
 def test_a_convolution_and_its_gradients_are_those_of_xla(size, stride, pads, dilation, depthwise, worthwhile):
@@ -47,7 +48,6 @@ def test_a_convolution_and_its_gradients_are_those_of_xla(size, stride, pads, di
     np.testing.assert_allclose(found, truth, rtol=1e-5, atol=1e-4)  # sums of up to 858 products of unit normals
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize(('size', 'stride', 'pads', 'dilation'), [case for case in CASES if case[2][0][1] < 3])
 def test_the_gradient_of_a_maximum_goes_to_the_first_of_equal_ones_as_in_xla(size, stride, pads, dilation, worthwhile):
   x = jnp.round(2 * normal(0, 2, 13, 11, 3))  # whole numbers, so that most windows have several largest ones
@@ -79,7 +79,6 @@ def test_a_product_of_many_pixels_in_parts_has_the_gradients_of_one_product(chan
     np.testing.assert_allclose(found, truth, atol=1e-4)  # sums of up to 105
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize('groups', [1, 4])
 def test_a_convolution_can_be_differentiated_twice(groups, worthwhile):
   x, kernel = normal(0, 2, 5, 4, 4), normal(1, 3, 3, 4 // groups, 4)

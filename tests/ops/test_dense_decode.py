@@ -10,6 +10,8 @@ import pytest
 from tests.golden_files import golden
 from vision_jax import ops
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 SCRIPT, STORED = golden('dense_decode')
 DECODES = {'retinanet': ops.retinanet_decode, 'fcos': ops.fcos_decode, 'ssd': ops.ssd_decode}
 BY_LEVEL = ('retinanet', 'fcos')

@@ -9,6 +9,8 @@ import pytest
 from tests.golden_files import golden
 from vision_jax import ops
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 SCRIPT, STORED = golden('proposals')
 SIZES = np.array(SCRIPT.SIZES)
 

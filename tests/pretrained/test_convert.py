@@ -18,6 +18,8 @@ SMALL = resnet18(width=4, num_classes=5)
 FAMILIES = ('alexnet', 'squeezenet1_1', 'googlenet', 'inception_v3', 'densenet121', 'shufflenet_v2_x0_5',
             'regnet_y_400mf', 'mobilenet_v1', 'mobilenet_v2', 'mobilenet_v3_small', 'mnasnet0_5', 'efficientnet_b0',
             'convnext_tiny', 'vit_b_32', 'swin_t', 'swin_v2_t', 'maxvit_t', 'lenet5', 'resnet18')
+# The others are in the slow tests.
+CHEAP = ('alexnet', 'googlenet', 'shufflenet_v2_x0_5', 'mobilenet_v3_small', 'vit_b_32', 'swin_v2_t', 'resnet18')
 
 
 def counted(model):
@@ -39,7 +41,8 @@ def equal(one, other):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('family', [pytest.param(name, marks=[pytest.mark.slow] * (name not in CHEAP))
+                                    for name in FAMILIES])
 def test_variables_out_and_in_again_are_equal(family):
   model = models.create(family)
   variables = counted(model)

@@ -18,6 +18,8 @@ from vision_jax.pretrained import body_of, load
 from vision_jax.pretrained.darknet import darknet_layers, from_darknet, read_weights, to_darknet
 from vision_jax.pretrained.variables import flat_variables, nested
 
+pytestmark = pytest.mark.medium  # many small compilations: together more than the fast tests can spare
+
 K, SHRINK = 3, 16
 
 
@@ -86,7 +88,6 @@ def expected_outputs(name, model, expected):
   return result
 
 
-@pytest.mark.medium
 @pytest.mark.parametrize('name', [*CASES][:-1] + [pytest.param('all of yolov3', marks=pytest.mark.slow)])
 def test_a_model_with_a_file_s_numbers_computes_what_the_cfg_says(name, tmp_path):
   model, image, expected, numbers = case(name)
@@ -101,7 +102,6 @@ def test_a_model_with_a_file_s_numbers_computes_what_the_cfg_says(name, tmp_path
     np.testing.assert_allclose(ours[0], truth, atol=2e-5 * np.abs(truth).max())
 
 
-@pytest.mark.medium
 def test_eps_outside_the_root_is_taken_in_by_the_scales(tmp_path):
   model, image, expected, numbers = case('yolov2_tiny', 'outside')
   path = tmp_path / 'a.weights'
