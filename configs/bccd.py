@@ -4,7 +4,7 @@
 
 Variants: `:yolov1`, `:yolov2`, `:yolov3` (or none), `:ssd`, `:retinanet`, `:fcos`, `:faster_rcnn`, `:detr`; each may be
 followed by `:smoke`. `data.path` holds `Annotations/`, `ImageSets/Main/` and `JPEGImages/`: 205 images of 640 x 480
-pixels to train on, 87 to validate, with at most 28 objects of three classes. Seen at 240 x 320, platelets are about
+pixels to train on, 87 to validate, with at most 30 objects of three classes. Seen at 240 x 320, platelets are about
 20 x 20 pixels, red cells 53 x 51 and white cells 103 x 90 (medians of the training images; red ones differ little,
 white ones from 60 to 125); anchors are a little larger, as cut images are enlarged. YOLOv1 sees 144 x 192 pixels, as
 its fully connected layer grows with the square of the cells. Images are cut, recoloured and flipped.

@@ -18,7 +18,7 @@ from configs import common
 def get_config(variant: str = ''):
   return common.config(
       variant,
-      task=dict(name='ssd', score_threshold=0.001, iou_threshold=0.55, max_detections=300, pre_nms=300),
+      task=dict(name='ssdlite'),
       model=dict(name='ssdlite320_mobilenet_v3_large', reduced_tail=True),
       data=dict(name='coco', batch_size=192, canvas=(320, 320), resize='warp', max_objects=100, mean=(0.5, 0.5, 0.5),
                 std=(0.5, 0.5, 0.5), augment=(('ssd_crop', {}), ('flip', {}))),

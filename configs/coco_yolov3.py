@@ -5,8 +5,8 @@
 `data.path` holds `annotations/instances_train2017.json` and the images. 500,200 steps of batch 64, learning rate 1e-3,
 a tenth of it after 400,000 and 450,000, 1,000 steps of warm-up, weight decay 5e-4, momentum 0.9; every ten batches
 another size of 320 to 608 pixels; random crops of up to 30 %, hue 0.1, saturation and exposure 1.5 (Redmon and Farhadi,
-arXiv 1804.02767). It begins with Darknet-53 trained on ImageNet (the authors' file:
---config.model.body_weights=darknet53.conv.74). For GPUs; on a CPU only `:smoke` makes sense. Published: AP of 31.0 and
+arXiv 1804.02767). The authors begin with Darknet-53 trained on ImageNet; this command does with their file:
+--config.model.body_weights=darknet53.conv.74. For GPUs; on a CPU only `:smoke` makes sense. Published: AP of 31.0 and
 AP@.5 of 55.3 at 416 pixels, 33.0 and 57.9 at 608. Not measured: it takes COCO.
 
 Differs from darknet: the losses are divided by the batch's objects and not by its images, so they are weighted by 7,

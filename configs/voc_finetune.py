@@ -53,7 +53,7 @@ DETECTORS = {
         model=dict(name='fasterrcnn_resnet50_fpn', norm='frozen:0', weights='fasterrcnn_resnet50_fpn:COCO_V1'),
         data=LARGE, optim=dict(SGD, lr=2e-3)),
     'ssdlite320': dict(
-        task=dict(name='ssd', score_threshold=0.001, iou_threshold=0.55, max_detections=300, pre_nms=300),
+        task=dict(name='ssdlite'),
         model=dict(name='ssdlite320_mobilenet_v3_large', weights='ssdlite320_mobilenet_v3_large:COCO_V1'),
         data=dict(batch_size=32, canvas=(320, 320), resize='warp', mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
                   augment=(('ssd_crop', {}), ('flip', {}))),

@@ -5,8 +5,8 @@
 `data.path` as for `voc_yolov1.py`. 160 epochs, learning rate 1e-3, a tenth of it after 60 and 90, weight decay 5e-4,
 momentum 0.9 (Redmon and Farhadi, arXiv 1612.08242, section 3), batch 64 and 1,000 steps of warm-up (`yolov2-voc.cfg`);
 every ten batches another size of 320 to 608 pixels; random crops of up to 30 %, hue 0.1, saturation and exposure 1.5.
-The paper begins with Darknet-19 trained on ImageNet (the authors' file:
---config.model.body_weights=darknet19_448.conv.23). For a GPU; on a CPU only `:smoke` makes sense. Published: mAP of
+The authors begin with Darknet-19 trained on ImageNet; this command does with their file:
+--config.model.body_weights=darknet19_448.conv.23. For a GPU; on a CPU only `:smoke` makes sense. Published: mAP of
 76.8 on VOC 2007 at 416 pixels. Not measured: it takes VOC.
 
 Differs from the paper: warm-up is linear (darknet's is the fourth power); boxes are not pulled to their anchors in the
@@ -33,7 +33,8 @@ def get_config(variant: str = ''):
                 resize='letterbox', max_objects=64,
                 augment=(('random_resized_crop', dict(scale=(0.49, 1.0), ratio=(0.7, 1.43))),
                          ('hsv', dict(hue=0.1, saturation=1.5, exposure=1.5)), ('flip', {}))),
+      # After 60 and 90 epochs of 258 steps: shares of the steps after the warm-up.
       optim=dict(name='sgd', momentum=0.9, lr=1e-3, schedule='step', warmup='1000 steps', weight_decay=5e-4,
-                 boundaries=(60 / 160, 90 / 160)),
+                 boundaries=(14_480 / 40_280, 22_220 / 40_280)),
       train=dict(duration='160 epochs', eval_every='5 epochs', best='AP', log_every=100),
   )

@@ -4,9 +4,10 @@
 
 `data.path` as for `voc_yolov1.py`. 50,200 steps of batch 64, learning rate 1e-3, a tenth of it after 40,000 and 45,000,
 1,000 steps of warm-up, weight decay 5e-4, momentum 0.9; predictions that overlap an object by more than 0.5 are no
-background (0.7 on COCO); sizes and augmentation as in `coco_yolov3.py` (Redmon and Farhadi, arXiv 1804.02767). It
-begins with Darknet-53 trained on ImageNet (the authors' file: --config.model.body_weights=darknet53.conv.74). For a
-GPU; on a CPU only `:smoke` makes sense. Its authors published no figure for VOC. Not measured: it takes VOC.
+background (0.7 on COCO); sizes and augmentation as in `coco_yolov3.py` (Redmon and Farhadi, arXiv 1804.02767). The
+authors begin with Darknet-53 trained on ImageNet; this command does with their file:
+--config.model.body_weights=darknet53.conv.74. For a GPU; on a CPU only `:smoke` makes sense. Its authors published no
+figure for VOC. Not measured: it takes VOC.
 
 Differs from darknet: the losses are divided by the batch's objects and not by its images, so they are weighted by 2.4,
 the mean number of objects in an image of VOC 2007 and 2012; warm-up is linear (darknet's is the fourth power).

@@ -2,9 +2,9 @@
 
 A step is what `train.py` makes: the task's loss with its targets, gradients, the optimiser, under `train.step`. On an
 accelerator the networks compute in bfloat16, with parameters and losses in float32, and torch runs channels-last under
-autocast; on a CPU both sides compute in float32, on small canvases. Everything is trained but BatchNorm, which is
-frozen on both sides. Images and objects are random, and the learning rate is next to nothing, so that the weights stay
-in range however often a step is repeated.
+autocast; on a CPU both sides compute in float32, on small canvases. Everything is trained but BatchNorm's statistics,
+which are frozen on both sides (and in torch its scales and biases). Images and objects are random, and the learning
+rate is next to nothing, so that the weights stay in range however often a step is repeated.
 
 The share of the peak is that of the multiply-adds of three forward passes with their losses (two of them stand for the
 backward pass) at the speed of a large matrix product in the same run. Memory is what XLA sets aside for the compiled

@@ -91,9 +91,7 @@ RECIPES = {
     'coco_yolov2': Recipe(COCO, 64, 500_200, falls(1e-3, 400_000, 450_000), 845, VOC_SGD, slow=True),
     'coco_yolov3': Recipe(COCO, 64, 500_200, falls(1e-3, 400_000, 450_000), YOLOV3, VOC_SGD, slow=True),
     'voc_yolov1': Recipe(VOC, 64, 135 * 258, falls(1e-2, 75 * 258, 105 * 258), 98, VOC_SGD),
-    # Its tenths are shares of what follows the warm-up of four epochs, and so a little after the paper's epochs.
-    'voc_yolov2': Recipe(VOC, 64, 160 * 258, {1000: 1e-3, 59 * 258: 1e-3, 64 * 258: 1e-4, 89 * 258: 1e-4,
-                                              93 * 258: 1e-5}, 845, VOC_SGD, slow=True),
+    'voc_yolov2': Recipe(VOC, 64, 160 * 258, falls(1e-3, 60 * 258, 90 * 258), 845, VOC_SGD, slow=True),
     'voc_yolov3': Recipe(VOC, 64, 50_200, falls(1e-3, 40_000, 45_000), YOLOV3, VOC_SGD, slow=True),
     'voc_ssd300': Recipe(VOC, 32, 120_000, falls(1e-3, 80_000, 100_000), 8732, VOC_SGD, slow=True),
     'voc_faster_rcnn': Recipe(VOC2007, 1, 70_000, falls(1e-3, 50_000), 9 * 63 ** 2, VOC_SGD, of_vgg),

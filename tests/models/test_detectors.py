@@ -135,6 +135,15 @@ def test_levels_with_different_numbers_of_sizes_are_refused():
     drawn.shapes(model, 1, *CANVAS, 3)
 
 
+def test_strides_that_are_not_those_of_the_maps_are_refused():
+  rcnn = models.create('fasterrcnn_small', num_classes=3, width=4).clone(strides=(16,))
+  with pytest.raises(ValueError, match=r'FasterRCNN: strides \(16,\) for maps of stride 8; give these'):
+    drawn.shapes(rcnn, 1, *CANVAS, 3)
+  fcos = models.create('fcos_small', num_classes=3, width=4).clone(sizes=((4.0,), (8.0,)))
+  with pytest.raises(ValueError, match=r'FCOS: strides \(4.0, 8.0\) for maps of stride 8, 16; give these'):
+    fcos.anchors(CANVAS)
+
+
 @pytest.mark.parametrize(('name', 'parameters'), [('retinanet_resnet50_fpn', 34_014_999),
                                                   ('fcos_resnet50_fpn', 32_269_600)])
 def test_without_batch_norm_s_scales_and_biases_the_parameters_are_those_published(name, parameters):

@@ -118,7 +118,7 @@ def run(name):
   anchors = model.anchors((side, side))
   outputs = jax.device_get(jax.jit(functools.partial(model.apply, train=True))(variables, image))
   given = outputs['logits'], outputs['deltas']
-  options = {'score_threshold': 0.001, 'iou_threshold': 0.55, 'max_detections': 300, 'pre_nms': 300} if lite else {}
+  options = ops.SSDLITE_DECODE if lite else {}
   found = jax.jit(functools.partial(ops.ssd_decode, anchors=anchors, image_size=np.array([side, side]),
                                     **options))(*given)
   terms = jax.jit(functools.partial(losses.ssd_loss, anchors=anchors))(*given, boxes, draw.LABELS[None] - 1)

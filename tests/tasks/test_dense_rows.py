@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.tasks import steps
+from tests.train.test_step import compilations
 from vision_jax import build, models, tasks
 from vision_jax.conventions import ClassMap
 
@@ -42,12 +43,30 @@ def test_two_real_steps_on_digit_scenes_lower_the_loss_whatever_empty_slots_hold
   jax.tree.map(np.testing.assert_array_equal, other, clean)
 
 
+@functools.cache
+def predictor(name):
+  return jax.jit(experiment(name).task.predict)
+
+
+@pytest.mark.medium
+@every_row
+def test_predict_compiles_once_whatever_the_images_hold(name):
+  (state, _), batch, _ = two_steps(name)
+  variables = jax.device_put(state.evaluation_variables())
+  found = [predictor(name)(variables, batch)]
+  with compilations() as compiled:
+    for level, size in ((0, (64, 96)), (9, (1, 1)), (np.nan, (40, 60))):
+      image, image_size = np.full_like(batch['image'], level), np.tile(np.array(size, np.int32), (4, 1))
+      found.append(predictor(name)(variables, {**batch, 'image': image, 'image_size': image_size}))
+  assert not compiled and len({int(f['valid'].sum()) for f in found}) > 1
+
+
 @pytest.mark.medium
 @every_row
 def test_predictions_are_boxes_inside_the_content_at_most_as_many_as_asked_for(name):
   (state, _), batch, _ = two_steps(name)
   batch = {**batch, 'image_size': np.tile(np.array([40, 60], np.int32), (4, 1))}
-  found = jax.device_get(jax.jit(experiment(name).task.predict)(state.evaluation_variables(), batch))
+  found = jax.device_get(predictor(name)(state.evaluation_variables(), batch))
   assert found['boxes'].shape == (4, 30, 4) and found['valid'].any(1).all()
   x1, y1, x2, y2 = found['boxes'][found['valid']].T
   assert (x1 >= 0).all() and (x1 < x2).all() and (x2 <= 60).all()

@@ -49,6 +49,7 @@ from vision_jax.ops.cost import (
     separable_conv_cost,
 )
 from vision_jax.ops.decode import (
+    SSDLITE_DECODE,
     detr_decode,
     faster_rcnn_decode,
     fcos_decode,
@@ -91,6 +92,7 @@ __all__ = [
     'RPN_SIZES',
     'SQUARE',
     'SSD300',
+    'SSDLITE_DECODE',
     'SSD512',
     'YOLOV2_COCO_ANCHORS',
     'YOLOV2_VOC_ANCHORS',

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+import types
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +15,10 @@ from vision_jax.ops.arrays import as_valid, at_least_float32, pick
 from vision_jax.ops.boxes import box_area, clip_boxes, cxcywh_to_xyxy
 from vision_jax.ops.deltas import decode_deltas, decode_distances
 from vision_jax.ops.nms import class_aware_nms
+
+# What torchvision's SSDlite320 decodes with, in place of the defaults of `ssd_decode`, which are SSD300's.
+SSDLITE_DECODE: Mapping[str, Any] = types.MappingProxyType({
+    'score_threshold': 0.001, 'iou_threshold': 0.55, 'pre_nms': 300, 'max_detections': 300})
 
 
 def detr_decode(logits: Array, boxes: Array, *, image_size: Array, score_threshold: float = 0.0,
@@ -94,6 +102,7 @@ def retinanet_decode(logits: Array, deltas: Array, *, anchors: Array, image_size
   Differs from the paper: it says nothing of `max_detections`, which is torchvision's, as is the order of the steps.
   Differs from torchvision: a box without area in the content is dropped, before the suppression.
 
+  >>> import functools
   >>> anchors = jnp.array([[0, 0, 8, 8], [8, 0, 16, 8.0]])
   >>> logits = jnp.full((1, 2, 3), -9.0).at[0, 1, 2].set(9)
   >>> decode = jax.jit(functools.partial(retinanet_decode, max_detections=2))
@@ -141,6 +150,7 @@ def fcos_decode(logits: Array, distances: Array, centerness_logits: Array, *, an
   2006.09214.
   Differs from torchvision: a box without area in the content is dropped, before the suppression.
 
+  >>> import functools
   >>> anchors = jnp.array([[0, 0, 8, 8], [8, 0, 16, 8.0]])
   >>> logits = jnp.full((1, 2, 3), -9.0).at[0, 1, 2].set(9)
   >>> decode = jax.jit(functools.partial(fcos_decode, max_detections=2))
@@ -188,6 +198,7 @@ def ssd_decode(logits: Array, deltas: Array, *, anchors: Array, image_size: Arra
   where the authors' 400 and 200 are.
   Differs from torchvision: a box without area in the content is dropped, before the suppression.
 
+  >>> import functools
   >>> anchors = jnp.array([[0, 0, 8, 8], [8, 0, 16, 8.0]])
   >>> logits = jnp.zeros((1, 2, 3)).at[0, :, 0].set(9).at[0, 1, 2].set(18)
   >>> decode = jax.jit(functools.partial(ssd_decode, max_detections=2))
@@ -238,6 +249,7 @@ def rpn_proposals(objectness: Array, deltas: Array, *, anchors: Array, image_siz
   Reference: Ren et al., Faster R-CNN, arXiv 1506.01497, section 3.3; level by level as in torchvision.
   Differs from the paper: anchors that cross the border are proposed in training too.
 
+  >>> import functools
   >>> anchors = jnp.array([[0, 0, 8, 8], [0, 0, 8, 7], [8, 0, 16, 8.0]])
   >>> propose = jax.jit(functools.partial(rpn_proposals, anchors=anchors, post_nms=3))
   >>> found = propose(jnp.array([[1.0, 2, 0]]), jnp.zeros((1, 3, 4)), image_size=jnp.array([16, 12]))
@@ -289,6 +301,7 @@ def faster_rcnn_decode(logits: Array, deltas: Array, proposals: Array, *, image_
   Reference: Girshick, Fast R-CNN, arXiv 1504.08083, section 3.1; thresholds and the order of the steps as in
   torchvision.
 
+  >>> import functools
   >>> logits, box = jnp.array([[[0, 9.0, 0], [9, 0, 0]]]), jnp.array([[[0, 0, 8, 8], [8, 0, 16, 8.0]]])
   >>> decode = jax.jit(functools.partial(faster_rcnn_decode, max_detections=2))
   >>> found = decode(logits, jnp.zeros((1, 2, 3, 4)), box, image_size=jnp.array([16, 6]))

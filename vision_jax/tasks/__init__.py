@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from flax import linen as nn
 
+from vision_jax import ops
 from vision_jax.conventions import ClassMap, check_options, find, option_names
 from vision_jax.tasks.base import Task, resolve_weights
 from vision_jax.tasks.classification import Classification, Features
@@ -17,7 +19,8 @@ __all__ = ['Classification', 'Detection', 'Features', 'Segmentation', 'Task', 'c
 
 TASKS = {'classification': Classification, 'segmentation': Segmentation, 'yolov1': yolov1, 'yolov2': yolov2,
          'yolov3': yolov3,
-         'retinanet': retinanet, 'fcos': fcos, 'ssd': ssd, 'detr': detr,
+         'retinanet': retinanet, 'fcos': fcos, 'ssd': ssd, 'ssdlite': functools.partial(ssd, **ops.SSDLITE_DECODE),
+         'detr': detr,
          'faster_rcnn': faster_rcnn}
 
 

@@ -144,7 +144,7 @@ class DenseCriterion:
   options: FrozenDict
   roles: Callable[..., losses.Roles] | None = None
 
-  def __call__(self, outputs: dict[str, Array], batch: Batch, keys: Array | None = None) -> dict[str, Term]:
+  def __call__(self, outputs: dict[str, Array], batch: Batch) -> dict[str, Term]:
     return self.loss(*(outputs[name] for name in self.names), batch['boxes'], batch['labels'],
                      anchors=self.module.anchors(batch['image'].shape[1:3]), boxes_valid=batch['boxes_valid'],
                      valid=batch['valid'], **self.options)
@@ -249,7 +249,7 @@ class SetCriterion:
   options: FrozenDict
   roles: Callable[..., tuple[losses.Roles, ...]] | None = None
 
-  def __call__(self, outputs: dict[str, Array], batch: Batch, keys: Array | None = None) -> dict[str, Term]:
+  def __call__(self, outputs: dict[str, Array], batch: Batch) -> dict[str, Term]:
     return self.loss(outputs['logits'], outputs['boxes'], batch['boxes'], batch['labels'],
                      image_size=batch['image_size'], boxes_valid=batch['boxes_valid'], valid=batch['valid'],
                      **self.options)

@@ -86,7 +86,7 @@ class FasterRCNN(PyramidDetector):
 
   Raises:
     ValueError: levels with different numbers of sizes, other than one stride with 'max', an unknown `pooling`, strides
-      that do not double, numbers of proposals that are not two of at least 1.
+      that do not double or are not those of the maps, numbers of proposals that are not two of at least 1.
 
   >>> model = fasterrcnn_small(num_classes=10, post_nms=(50, 20))
   >>> outputs = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((2, 96, 128, 3)))[0]
@@ -142,10 +142,12 @@ class FasterRCNN(PyramidDetector):
 
     Proposals lie inside the contents, `image_size [B, 2]` or the canvas, and pass no gradient.
     """
+    anchors = self.anchors(canvas)
+    fpn.check_strides('FasterRCNN', tuple(m.shape[1:3] for m in maps), canvas, self.strides)
     objectness, deltas = self.rpn(maps, train=train)
     options = {'iou_threshold': self.rpn_iou_threshold, 'score_threshold': self.rpn_score_threshold}
     found = ops.rpn_proposals(
-        objectness, deltas, anchors=self.anchors(canvas), image_size=jnp.array(canvas) if image_size is None else
+        objectness, deltas, anchors=anchors, image_size=jnp.array(canvas) if image_size is None else
         image_size, level_sizes=tuple(m.shape[1] * m.shape[2] * self._per_pixel() for m in maps),
         pre_nms=self.pre_nms[0 if train else 1], post_nms=self.post_nms[0 if train else 1],
         **{name: value for name, value in options.items() if value is not None})

@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vision_jax.models.classification.resnet import resnet50
 from vision_jax.models.detection import fpn
@@ -84,6 +85,14 @@ class FCOS(PyramidDetector):
 
   def __call__(self, x: Array, *, train: bool = False) -> dict[str, Array]:
     return self.head(self.backbone(x, train=train), train=train)
+
+  @nn.nowrap
+  def anchors(self, canvas: tuple[int, int]) -> np.ndarray:
+    """The squares around the points of a canvas (h, w), as `PyramidDetector` has anchors."""
+    squares = super().anchors(canvas)
+    maps = fpn.map_sizes(self._backbone(), tuple(canvas))[:len(self.levels)]
+    fpn.check_strides('FCOS', maps, canvas, tuple(level[0] for level in self.sizes[:len(maps)]))
+    return squares
 
 
 class FCOSHead(nn.Module):

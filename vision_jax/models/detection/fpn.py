@@ -226,6 +226,23 @@ def _check_canvas(canvas: tuple[int, int], maps: tuple[tuple[int, int], ...]) ->
                      f'divide; the nearest that it does is {near}')
 
 
+def check_strides(detector: str, maps: tuple[tuple[int, int], ...], canvas: tuple[int, int],
+                  strides: tuple[float, ...]) -> None:
+  """Refuses strides that are not those of the maps: what is meant for one place would be taken for another.
+
+  Args:
+    detector: who asks, for the message.
+    maps: (h, w) of each, fine to coarse.
+    canvas: (h, w) in pixels, which the maps divide.
+    strides: of the maps, or of the first ones.
+
+  >>> check_strides('FCOS', ((12, 16), (6, 8)), (96, 128), (8, 16))
+  """
+  real = tuple(canvas[0] // h for h, _ in maps[:len(strides)])
+  if real != tuple(strides[:len(maps)]):
+    raise ValueError(f'{detector}: strides {tuple(strides)} for maps of stride {", ".join(map(str, real))}; give these')
+
+
 class PyramidDetector(nn.Module):
   """What detectors on a pyramid share: the backbone, and the anchors at its pixels, the same number at each.
 
