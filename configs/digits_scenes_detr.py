@@ -29,5 +29,5 @@ def get_config(variant: str = ''):
       data=dict(name='digit_scenes', train_size=160_000, workers=1, batch_size=16, canvas=(96, 128), max_objects=8,
                 mean=(0.2, 0.2, 0.2), std=(0.2, 0.2, 0.2)),
       optim=dict(name='adamw', lr=1e-3, schedule='cosine', warmup='200 steps', weight_decay=1e-4, clip=1.0),
-      train=dict(duration='4400 steps', eval_every='2200 steps', log_every=100, best='AP', ema_decay=0.998),
+      train=dict(duration='4000 steps', eval_every='2000 steps', log_every=100, best='AP', ema_decay=0.998),
   )
