@@ -3,7 +3,8 @@
   python experiments/train.py --config configs/digits_scenes_fcos.py --workdir runs/fcos
 
 96 x 128 pixels, ten minutes on 2 CPU cores. Expected on 200 scenes of other writers' digits: AP@.5 of 0.90 or more.
-Measured: 0.952 and AP@[.5:.95] of 0.790, in 16 minutes beside other work.
+Measured: 0.952 and AP@[.5:.95] of 0.790, in 16 minutes beside other work; after 4,200 steps, which take 7:55 alone,
+0.947 and 0.780.
 """
 
 from ml_collections import config_dict
