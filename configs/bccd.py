@@ -18,8 +18,9 @@ the 87 images: AP@.5 0.892 (white cells .995, red cells .851, platelets .839), A
 | 0.874, 0.547 | 0.886, 0.568 | 0.885, 0.584 | 0.894, 0.584 | 0.892, 0.587 |
 
 It was chosen on a slice of the training images, 155 to train on and 50 to judge by: after 600 steps `:yolov3` had
-0.859 and 0.538 there, `:faster_rcnn` 0.866 and 0.524 (in a fifth more time), `:retinanet` 0.804 and 0.472; and `:yolov3`
-after 1,800 steps 0.876 and 0.559, the best at its end. The other variants are first guesses that were not measured.
+0.859 and 0.538 there, `:faster_rcnn` 0.866 and 0.524 (in a fifth more time), `:retinanet` 0.804 and 0.472; and
+`:yolov3` after 1,800 steps 0.876 and 0.559, the best at its end. The other variants are first guesses that were not
+measured.
 
 Of ten predictions looked at (score 0.4 or more): all ten white cells are found, at 0.99 or more; five of six labelled
 platelets, the sixth being the smallest, and two spots that look like platelets and bear no

@@ -49,8 +49,13 @@ def without_files(config):
   return config
 
 
+# The others are in the slow tests.
+TRACED = ('digits_lenet', 'digits_scenes_unet', 'digits_scenes_yolo', 'digits_scenes_faster_rcnn', 'finetune')
+
+
 @pytest.mark.medium
-@pytest.mark.parametrize('name', [name for name in CONFIGS if not name.startswith(OF_PAPERS)])
+@pytest.mark.parametrize('name', [name if name in TRACED else pytest.param(name, marks=pytest.mark.slow)
+                                  for name in CONFIGS if not name.startswith(OF_PAPERS)])
 def test_a_config_traces_a_training_step_and_an_evaluation_step(name):
   _, config = load(name)
   config = without_files(config.to_dict())

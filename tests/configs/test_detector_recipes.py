@@ -81,10 +81,11 @@ FINE = 3 * (336 ** 2 + 168 ** 2 + 84 ** 2 + 42 ** 2 + 21 ** 2)  # anchors from s
 YOLOV3 = 3 * (52 ** 2 + 26 ** 2 + 13 ** 2)
 CELLS = 30 * 40 + 15 * 20  # of BCCD's canvas, stride 8 and 16
 RECIPES = {
-    'coco_retinanet': Recipe(COCO, 16, 26 * 7392, falls(1e-2, 16 * 7392, 22 * 7392), 9 * PYRAMID, frozen=of_resnet),
+    'coco_retinanet': Recipe(COCO, 16, 26 * 7392, falls(1e-2, 16 * 7392, 22 * 7392), 9 * PYRAMID, frozen=of_resnet,
+                             slow=True),
     'coco_fcos': Recipe(COCO, 16, 26 * 7392, falls(1e-2, 16 * 7392, 22 * 7392), PYRAMID, frozen=of_resnet, slow=True),
     'coco_faster_rcnn': Recipe(COCO, 16, 26 * 7392, falls(2e-2, 16 * 7392, 22 * 7392), FINE, frozen=of_resnet),
-    'coco_detr': Recipe(COCO, 64, 300 * 1848, falls(1e-4, 200 * 1848), 100, ADAMW, of_resnet),
+    'coco_detr': Recipe(COCO, 64, 300 * 1848, falls(1e-4, 200 * 1848), 100, ADAMW, of_resnet, slow=True),
     'coco_ssd300': Recipe(COCO, 32, 120 * 3696, falls(2e-3, 80 * 3696, 110 * 3696), 8732, VOC_SGD,
                           first_of_vgg),
     'coco_ssdlite320': Recipe(COCO, 192, 660 * 616, cosine(0.15, 1000, 660 * 616), 3234, LITE, slow=True),
@@ -102,9 +103,9 @@ RECIPES = {
                                        True),
     'voc_finetune:ssdlite320': Recipe(VOC, 32, 60 * 517, cosine(2.5e-3, 500, 60 * 517), 3234, LITE, slow=True),
     'voc_finetune:detr': Recipe(VOC, 16, 12 * 1034, falls(1e-4, 8 * 1034), 100, ADAMW, of_resnet, True),
-    'bccd:yolov1': Recipe(BCCD, 8, 5000, cosine(5e-3, 100, 5000), 2 * 9 * 12, SMALL),
+    'bccd:yolov1': Recipe(BCCD, 8, 5000, cosine(5e-3, 100, 5000), 2 * 9 * 12, SMALL, slow=True),
     'bccd:yolov2': Recipe(BCCD, 8, 2750, cosine(5e-3, 100, 2750), 5 * 15 * 20, SMALL, slow=True),
-    'bccd:yolov3': Recipe(BCCD, 8, 2500, cosine(1e-2, 100, 2500), 3 * CELLS, SMALL),
+    'bccd:yolov3': Recipe(BCCD, 8, 2500, cosine(1e-2, 100, 2500), 3 * CELLS, SMALL, slow=True),
     'bccd:ssd': Recipe(BCCD, 8, 2375, cosine(3e-3, 100, 2375), 4 * (CELLS + 8 * 10), SMALL, slow=True),
     'bccd:retinanet': Recipe(BCCD, 8, 1750, cosine(3e-3, 100, 1750), 3 * CELLS, SMALL, slow=True),
     'bccd:fcos': Recipe(BCCD, 8, 2000, cosine(3e-3, 100, 2000), CELLS, SMALL, slow=True),

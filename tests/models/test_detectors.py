@@ -177,7 +177,7 @@ def run(name):
 
 
 @pytest.mark.medium
-@every_dense
+@pytest.mark.parametrize('name', ['retinanet', pytest.param('fcos', marks=pytest.mark.slow)])
 def test_head_outputs_anchors_detections_and_losses_are_torchvision_s(name):
   script, stored, anchors, outputs, found, terms = run(name)
   np.testing.assert_allclose(anchors[::script.EVERY], stored['anchors'], atol=1e-3)

@@ -154,10 +154,11 @@ SMALL = {
     'unet': (functools.partial(UNet, width=4, depth=1, norm='batch'), (16, 24)),
     'unet strided': (functools.partial(UNet, width=4, depth=1, norm='batch', stem_stride=2), (16, 24)),
 }
-DETECTORS = ('yolov1', 'yolov2', 'yolov3', 'detr', 'retinanet', 'fcos', 'ssd', 'faster r-cnn')
 NORMED = ('resnet basic', 'densenet', 'shufflenet', 'regnet', 'vgg', 'googlenet', 'inception v3',
           'mobilenet v1', 'mobilenet v2', 'mobilenet v3', 'mnasnet', 'efficientnet', 'maxvit', 'yolov1',
           'yolov2', 'yolov3', 'retinanet', 'ssd', 'faster r-cnn', 'unet strided')
+# What is compiled for each of `NORMED` is slow but for these.
+CHEAP = ('lenet5_original', 'resnet basic', 'shufflenet', 'vgg', 'mobilenet v2', 'retinanet', 'unet strided')
 
 
 def count(tree) -> int:
@@ -215,7 +216,8 @@ def test_bfloat16_results_are_near_float32_ones(name):
   assert 0 < float(jnp.abs(found - truth).max()) < 0.05 * float(jnp.abs(truth).max())
 
 
-@pytest.mark.parametrize('name', NORMED)
+@pytest.mark.parametrize('name', [name if name in CHEAP else pytest.param(name, marks=pytest.mark.slow)
+                                  for name in NORMED])
 def test_frozen_norm_changes_no_statistics_and_ignores_train(name):
   model, variables, x = small(name)
   frozen = SMALL[name][0](norm='frozen')
@@ -228,9 +230,8 @@ def test_frozen_norm_changes_no_statistics_and_ignores_train(name):
       jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, x))
 
 
-# The detectors' real steps are in tests/tasks; here they take half of the time, and are slow.
 @pytest.mark.medium
-@pytest.mark.parametrize('name', [pytest.param(name, marks=[pytest.mark.slow] * (name in DETECTORS))
+@pytest.mark.parametrize('name', [name if name in CHEAP else pytest.param(name, marks=pytest.mark.slow)
                                   for name in ('lenet5_original', *NORMED)])
 def test_every_parameter_has_a_finite_gradient_in_training(name):
   model, variables, x = small(name)

@@ -16,6 +16,7 @@ from vision_jax.conventions import ClassMap
 CLASSES = ClassMap(('a', 'b', 'c'))
 NAMES = ('retinanet', 'fcos', 'ssd')
 every_row = pytest.mark.parametrize('name', NAMES)
+trained_rows = pytest.mark.parametrize('name', ['retinanet', 'ssd', pytest.param('fcos', marks=pytest.mark.slow)])
 
 
 @functools.cache
@@ -34,7 +35,7 @@ def two_steps(name):
 
 
 @pytest.mark.medium
-@every_row
+@trained_rows
 def test_two_real_steps_on_digit_scenes_lower_the_loss_whatever_empty_slots_hold(name):
   (clean, other), _, (first, second, spoiled_log) = two_steps(name)
   assert all(np.isfinite(value) for value in (*first.values(), *second.values()))
@@ -49,7 +50,7 @@ def predictor(name):
 
 
 @pytest.mark.medium
-@every_row
+@trained_rows
 def test_predict_compiles_once_whatever_the_images_hold(name):
   (state, _), batch, _ = two_steps(name)
   variables = jax.device_put(state.evaluation_variables())
@@ -62,7 +63,7 @@ def test_predict_compiles_once_whatever_the_images_hold(name):
 
 
 @pytest.mark.medium
-@every_row
+@trained_rows
 def test_predictions_are_boxes_inside_the_content_at_most_as_many_as_asked_for(name):
   (state, _), batch, _ = two_steps(name)
   batch = {**batch, 'image_size': np.tile(np.array([40, 60], np.int32), (4, 1))}
