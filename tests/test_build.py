@@ -214,7 +214,7 @@ def test_a_run_gives_its_average_its_model_and_its_preprocessing_and_a_head_of_o
     experiment.untrained()
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_what_the_config_says_itself_goes_before_what_the_weights_bring(run_folder, tmp_path):
   config = of_weights(run_folder[0], tmp_path)
   config['data'] = {**config['data'], 'canvas': (32, 24), 'std': (0.3, 0.3, 0.3)}
@@ -227,7 +227,7 @@ def test_what_the_config_says_itself_goes_before_what_the_weights_bring(run_fold
         **of_weights(run_folder[0], tmp_path / 'fourth')['data'], 'canvas': (32, 32)}}).initial()
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_weights_measured_before_training_give_what_their_run_measured_and_its_head_can_be_left_out(run_folder):
   folder, _, _, metrics = run_folder
   config = {**CONFIG, 'model': {'weights': str(folder)}, 'data': {**experiment_data(), 'val_size': 20}}
@@ -263,7 +263,7 @@ def test_the_evaluation_canvas_of_a_run_comes_with_its_canvas(tmp_path):
   assert 'eval_canvas' not in build.resolved(config)[0]['data']
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize('of', ['run', 'import'])
 def test_a_head_for_as_many_classes_of_other_names_is_said(of, run_folder, tmp_path):
   names = [f'digit {i}' for i in range(10)]
