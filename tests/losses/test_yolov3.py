@@ -105,7 +105,8 @@ OPTIONS = [
     {'match': 'per_level', 'ignore': 'anchor'}]
 
 
-@pytest.mark.parametrize('options', OPTIONS, ids=str)
+@pytest.mark.parametrize('options', [pytest.param(options, marks=[pytest.mark.slow] * (i in (1, 2, 3)))
+                                     for i, options in enumerate(OPTIONS)], ids=str)
 def test_yolov3_loss_agrees_with_the_loop(options):
   for seed, threshold in enumerate([0.7, 0.5, 0.3]):
     outputs, boxes, labels, real = some_scene(seed)

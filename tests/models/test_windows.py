@@ -35,7 +35,8 @@ def worthwhile(monkeypatch):
 
 
 @pytest.mark.parametrize('depthwise', [False, True])
-@pytest.mark.parametrize(('size', 'stride', 'pads', 'dilation'), CASES)
+@pytest.mark.parametrize(('size', 'stride', 'pads', 'dilation'), [
+    pytest.param(*case, marks=[pytest.mark.slow] * (i > 3)) for i, case in enumerate(CASES)])
 def test_a_convolution_and_its_gradients_are_those_of_xla(size, stride, pads, dilation, depthwise, worthwhile):
   x, kernel = normal(0, 6, 13, 11, 4), normal(1, *size, *((1, 4) if depthwise else (4, 6)))
   options = {'stride': stride, 'pads': pads, 'dilation': dilation, 'groups': 4 if depthwise else 1}

@@ -96,7 +96,7 @@ def config(**model):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize('source', ['import', 'darknet.weights'])
+@pytest.mark.parametrize('source', [pytest.param('import', marks=pytest.mark.slow), 'darknet.weights'])
 def test_a_detector_begins_with_the_body_that_its_config_names(source, classifier):
   variables, folder = classifier
   experiment = build.experiment(config(body_weights=str(folder / source)))

@@ -19,7 +19,7 @@ FAMILIES = ('alexnet', 'squeezenet1_1', 'googlenet', 'inception_v3', 'densenet12
             'regnet_y_400mf', 'mobilenet_v1', 'mobilenet_v2', 'mobilenet_v3_small', 'mnasnet0_5', 'efficientnet_b0',
             'convnext_tiny', 'vit_b_32', 'swin_t', 'swin_v2_t', 'maxvit_t', 'lenet5', 'resnet18')
 # The others are in the slow tests.
-CHEAP = ('alexnet', 'googlenet', 'shufflenet_v2_x0_5', 'mobilenet_v3_small', 'vit_b_32', 'swin_v2_t', 'resnet18')
+CHEAP = ('googlenet', 'shufflenet_v2_x0_5', 'mobilenet_v3_small', 'swin_v2_t')
 
 
 def counted(model):
@@ -197,6 +197,7 @@ def test_a_file_is_loaded_by_its_path(small, tmp_path):
     load('resnet18', SMALL)
 
 
+@pytest.mark.slow
 def test_a_head_is_found_in_a_model_that_takes_other_sizes_than_224():
   model = models.create('maxvit_t', partition_size=8, num_classes=5)
   other = from_variables(model.clone(num_classes=3), counted(model))[1]

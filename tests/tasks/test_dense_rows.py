@@ -16,7 +16,8 @@ from vision_jax.conventions import ClassMap
 CLASSES = ClassMap(('a', 'b', 'c'))
 NAMES = ('retinanet', 'fcos', 'ssd')
 every_row = pytest.mark.parametrize('name', NAMES)
-trained_rows = pytest.mark.parametrize('name', ['retinanet', 'ssd', pytest.param('fcos', marks=pytest.mark.slow)])
+trained_rows = pytest.mark.parametrize('name', [
+    pytest.param(name, marks=[pytest.mark.slow] * (name != 'retinanet')) for name in NAMES])
 
 
 @functools.cache

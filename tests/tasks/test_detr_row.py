@@ -129,7 +129,7 @@ def test_the_paper_s_rules_freeze_norms_stem_and_first_stage_and_slow_the_backbo
   assert any(re.search(module.FROZEN, name) for name in flat)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_the_paper_s_config_traces_a_training_step_at_its_largest_canvas():
   config = load('coco_detr')[1].to_dict()
   side = max(config['data']['canvas'])

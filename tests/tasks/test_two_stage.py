@@ -115,7 +115,7 @@ def test_samples_follow_an_image_s_place_in_the_global_batch_and_not_in_the_loca
     assert (first != third).any((-1, *range(1, first.ndim - 1))).all()
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_proposals_of_the_batch_take_the_place_of_the_module_s_and_have_no_loss():
   batch = batch_of()
   given = {'proposals': batch['image'][:, ::-1, :, 0] + 1, 'proposals_valid': np.arange(40) < np.array([[40], [7]])}
@@ -135,7 +135,7 @@ def test_proposals_of_the_batch_take_the_place_of_the_module_s_and_have_no_loss(
     task.forward(Stages(), batch, False)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_small_network_detects_in_proposals_from_outside():
   model = models.create('fasterrcnn_small', num_classes=3, width=4, hidden=8, pool_size=2)
   task = tasks.create('faster_rcnn', model, CLASSES, external_proposals=True, score_threshold=0.0, max_detections=6)

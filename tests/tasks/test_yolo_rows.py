@@ -16,7 +16,8 @@ CLASSES = ClassMap(('a', 'b', 'c'))
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize(('task', 'options'), [('yolov1', {}), ('yolov2', {'prior': True}),
+@pytest.mark.parametrize(('task', 'options'), [pytest.param('yolov1', {}, marks=pytest.mark.slow),
+                                               ('yolov2', {'prior': True}),
                                                pytest.param('yolov3', {}, marks=pytest.mark.slow)])
 def test_two_real_steps_on_digit_scenes_lower_the_loss_and_predict(task, options):
   experiment = build.experiment({
