@@ -21,7 +21,7 @@ def drawn_state(experiment, batch, *, ema=False, variance=2.0):
 
 
 def quick_step(experiment, state, batch, **options):
-  """The training step, compiled in half the time but for the YOLOs with max pools: without optimisation XLA (jax 0.10.2)
+  """The training step, compiled in half the time but for the YOLOs with max pools: unoptimised XLA (jax 0.10.2)
   makes NaN of the gradient of BatchNorm before such a pool, and with any optimisation it does not."""
   step = step_lib.make_train_step(experiment.task, experiment.optimiser, **options)
   quick = None if isinstance(experiment.module, (YOLOv1, YOLOv2)) else {'xla_backend_optimization_level': 0}
